@@ -1,0 +1,1 @@
+"""What hub, node and command line must agree on: messages, errors, settings, tables, plans."""

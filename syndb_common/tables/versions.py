@@ -1,0 +1,53 @@
+"""What is known about a published version of a data set: the content of its commit row."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class DatasetMetadata(BaseModel):
+    """Description of a data set. The field names are those of :data:`syndb_common.tables.METADATA`.
+
+    Attributes:
+        dataset: short name, unique within its node, usable in queries: ``WHERE dataset = 'cook-2019-male'``.
+        title: name for people.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")
+    title: str = Field(default="", max_length=300)
+    description: str = Field(default="", max_length=4000)
+    species: str = Field(default="", max_length=200)
+    sex: str = Field(default="", max_length=50)
+    stage: str = Field(default="", max_length=100)
+    brain_region: str = Field(default="", max_length=200)
+    microscopy: str = Field(default="", max_length=200)
+    genotype: str = Field(default="", max_length=500)
+    publication: str = Field(default="", max_length=200)
+    licence: str = Field(default="ODC-BY-1.0", max_length=100)
+    tags: str = Field(default="", max_length=500)
+
+
+class PublishedVersion(BaseModel):
+    """One immutable version of a data set as its commit row in ``dataset_versions`` states it.
+
+    Attributes:
+        row_counts: rows of every table that has any.
+        content_hash: SHA-256 over the tables' row digests, independent of row order and of the version number:
+            equal content has equal hashes.
+        schema_version: number of the last migration when it was published.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    dataset_id: UUID
+    version: int = Field(ge=1, le=2**32 - 1)
+    metadata: DatasetMetadata
+    row_counts: dict[str, int]
+    content_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
+    schema_version: int = Field(ge=1)
+    published_at: datetime

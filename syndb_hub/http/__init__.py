@@ -1,0 +1,1 @@
+"""syndb_hub/http"""
