@@ -17,6 +17,8 @@ Receivers ignore fields they do not know, so that a newer peer may add some. Tim
 
 from __future__ import annotations
 
+from datetime import datetime
+from enum import Enum
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -255,6 +257,10 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
-    if isinstance(value, bool | int | float | str | bytes) or value is None:
-        return value.value if hasattr(value, "value") else value
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    return value
