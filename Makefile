@@ -1,0 +1,28 @@
+# `make demo` runs the main job, `make test` everything that must pass. Both set up what they need.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup demo test lint types bench
+
+help:
+	@echo "make demo    one hub, three nodes, real connectomes, a guided tour (ONCE=1 ends after the tour)"
+	@echo "make test    lint, types and tests (FAST=1 leaves out the slow ones)"
+	@echo "make bench   measurements into bench/results.json"
+
+setup:
+	@$(PYTHON) tools/setup.py
+
+demo: setup
+	@$(BIN)/python -m demo $(if $(ONCE),--once)
+
+lint: setup
+	@echo "lint: ruff" && $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+
+types: setup
+	@echo "types: mypy --strict" && $(BIN)/mypy
+
+test: lint types
+	@echo "tests: pytest" && $(BIN)/pytest $(if $(FAST),-m "not slow") $(ARGS)
+
+bench: setup
+	@$(BIN)/python -m bench $(ARGS)

@@ -1,0 +1,255 @@
+"""The questions of the tour. Each is asked with the command that is printed and compared with :mod:`demo.reference`."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from demo.processes import Daemon, Daemons, DemoError, command, run
+from demo.reference import Expected, mean, pool, variance
+
+CHEMICAL = (
+    "SELECT dataset, COUNT(*) AS connections, SUM(synapse_count) AS synapses FROM synapses "
+    "WHERE synapse_type = 'chemical' GROUP BY dataset ORDER BY dataset SCOPE federation"
+)
+SPREAD = (
+    "SELECT dataset, AVG(synapse_count) AS mean, STDDEV(synapse_count) AS sd FROM synapses "
+    "WHERE synapse_type = 'chemical' GROUP BY dataset ORDER BY dataset SCOPE federation"
+)
+ANALYSIS = {
+    "table": "synapses",
+    "metric": "synapse_count",
+    "where": "synapse_type = 'chemical'",
+    "scope": "federation",
+}
+DEADLINE_SECONDS = 30.0
+"""The hub's default for delegated work: a question with a dead node must answer within it."""
+
+KILLED = "cook-male"
+HOLDINGS = {
+    "cook-hermaphrodite": ("cook-2019-hermaphrodite",),
+    "cook-male": ("cook-2019-male",),
+    "witvliet-development": tuple(f"witvliet-2020-{stage}" for stage in range(1, 9)),
+}
+
+console = Console()
+
+
+@dataclass
+class Tour:
+    """Asks, shows, compares, and keeps the record.
+
+    Args:
+        url: the hub's address.
+        token_file: file with the API token.
+        expected: the right answers by data set.
+    """
+
+    url: str
+    token_file: Path
+    expected: dict[str, Expected]
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every answer so far was right."""
+        return bool(self.steps) and all(step["ok"] for step in self.steps)
+
+    def step(self, name: str, shown: str, ask: Callable[[], Any], check: Callable[[Any], str]) -> Any:
+        """One step: print the command, ask, print the answer, compare; ``check`` returns what is wrong or ''."""
+        console.print(f"\n[bold]$ {shown}[/bold]", highlight=False, soft_wrap=True)
+        began = time.monotonic()
+        answer = ask()
+        seconds = time.monotonic() - began
+        wrong = check(answer)
+        self.steps.append({"name": name, "ok": not wrong, "seconds": round(seconds, 3), "answer": answer})
+        verdict = f"[red]wrong: {wrong}[/red]" if wrong else "[green]equals the files[/green]"
+        console.print(f"{seconds:.2f} s, {verdict}", highlight=False)
+        return answer
+
+    def environment(self) -> dict[str, str]:
+        """What the ``syndb`` command needs to find hub and token."""
+        return {"SYNDB_SERVER_URL": self.url, "SYNDB_TOKEN_FILE": str(self.token_file)}
+
+    def syndb(self, *words: str) -> Any:
+        """Run the command line and return its JSON."""
+        return json.loads(run(command("syndb", *words, "--json"), environment=self.environment(), seconds=120))
+
+    def query(self, text: str) -> Any:
+        """Ask a question through the command line and show the rows."""
+        answer = self.syndb("syql", text)
+        show(answer["columns"], answer["rows"])
+        for node in answer["provenance"]["nodes"]:
+            if node["status"] != "answered":
+                console.print(f"[yellow]missing: {node['cluster']} ({node['cause']})[/yellow]", highlight=False)
+        return answer
+
+    def clusters(self) -> Any:
+        """The nodes as the hub sees them."""
+        found = self.syndb("federation", "clusters")
+        show(
+            ["cluster", "health", "data sets", "synapse rows"],
+            [
+                [
+                    node["name"],
+                    node["health"],
+                    len(node["datasets"]),
+                    sum(dataset["row_counts"].get("synapses", 0) for dataset in node["datasets"]),
+                ]
+                for node in found
+            ],
+        )
+        return found
+
+    def analyse(self) -> Any:
+        """The meta-analysis by HTTP."""
+        headers = {"Authorization": f"Bearer {self.token_file.read_text().strip()}"}
+        response = httpx.post(f"{self.url}/v1/meta-analysis/analyze", json=ANALYSIS, headers=headers, timeout=60)
+        if response.is_error:
+            raise DemoError(f"the hub answered {response.status_code}: {response.text}")
+        answer = response.json()
+        group = answer["groups"][0]
+        show(
+            ["data set", "n", "mean", "sd", "weight %"],
+            [[s["dataset"], s["n"], s["mean"], s["sd"], s["weight"]] for s in group["studies"]],
+        )
+        pooled = group["pooled"]
+        console.print(
+            f"pooled mean {pooled['estimate']:.4f}, 95 % CI {pooled['ci'][0]:.4f} to {pooled['ci'][1]:.4f}; "
+            f"tau² {pooled['tau2']:.4f}, I² {pooled['i2']:.1f} %, Q {pooled['q']:.1f}",
+            highlight=False,
+        )
+        return answer
+
+    def run(self, daemons: Daemons, node: Daemon, first_answer: Callable[[], None]) -> None:
+        """The whole tour. ``first_answer`` is called when the first federated answer is there."""
+        shown = 'syndb syql "{}"'
+        self.step("who is there", "syndb federation clusters", self.clusters, self.check_clusters)
+
+        def ask() -> Any:
+            return self.query(CHEMICAL)
+
+        def asked_first() -> Any:
+            answer = ask()
+            first_answer()
+            return answer
+
+        self.step("chemical synapses", shown.format(CHEMICAL), asked_first, self.check_counts)
+        self.step("mean and spread", shown.format(SPREAD), lambda: self.query(SPREAD), self.check_spread)
+        curl = (
+            f'curl -H "Authorization: Bearer $TOKEN" {self.url}/v1/meta-analysis/analyze '
+            f"--json '{json.dumps(ANALYSIS)}'"
+        )
+        self.step("meta-analysis", curl, self.analyse, self.check_pooled)
+        console.print(f"\n[bold]$ kill -9 {KILLED}[/bold]", highlight=False)
+        node.kill()
+        self.step("a node is gone", shown.format(CHEMICAL), ask, self.check_without_node)
+        console.print(f"\n[bold]$ start {KILLED} again[/bold]", highlight=False)
+        node.start()
+        wait_until(lambda: self.healthy() == set(HOLDINGS), daemons, f"{KILLED} to come back", seconds=60)
+        self.step("the node is back", shown.format(CHEMICAL), ask, self.check_counts)
+
+    def healthy(self) -> set[str]:
+        """Names of the nodes that are healthy and have announced what they hold."""
+        headers = {"Authorization": f"Bearer {self.token_file.read_text().strip()}"}
+        found = httpx.get(f"{self.url}/v1/federation/clusters", headers=headers, timeout=10).json()["clusters"]
+        return {
+            node["name"]
+            for node in found
+            if node["health"] == "healthy" and len(node["datasets"]) == len(HOLDINGS[node["name"]])
+        }
+
+    def check_clusters(self, answer: Any) -> str:
+        """Every node is healthy and holds the rows that the files have."""
+        rows = {
+            dataset["dataset"]: dataset["row_counts"]["synapses"] for node in answer for dataset in node["datasets"]
+        }
+        wanted = {name: len(expected.weights) for name, expected in self.expected.items()}
+        unwell = [node["name"] for node in answer if node["health"] != "healthy"]
+        if unwell:
+            return f"{', '.join(unwell)} not healthy"
+        return "" if rows == wanted and len(answer) == len(HOLDINGS) else f"expected {wanted}"
+
+    def check_counts(self, answer: Any, *, without: Iterable[str] = ()) -> str:
+        """Rows and sums per data set are exactly those of the files."""
+        wanted = [
+            [name, len(expected.chemical), sum(expected.chemical)]
+            for name, expected in sorted(self.expected.items())
+            if name not in set(without)
+        ]
+        if not without and not answer["provenance"]["complete"]:
+            return "not every node answered"
+        return "" if answer["rows"] == wanted else f"expected {wanted}"
+
+    def check_spread(self, answer: Any) -> str:
+        """Means and standard deviations are those of the files."""
+        wanted = {
+            name: (mean(expected.chemical), math.sqrt(variance(expected.chemical)))
+            for name, expected in self.expected.items()
+        }
+        got = {row[0]: (row[1], row[2]) for row in answer["rows"]}
+        if got.keys() != wanted.keys():
+            return f"expected the data sets {sorted(wanted)}"
+        far = [name for name in wanted if not close(got[name], wanted[name], 1e-9)]
+        return f"differs for {far}" if far else ""
+
+    def check_pooled(self, answer: Any) -> str:
+        """The pooled effect is the one found by maximising the restricted likelihood of the files' numbers."""
+        wanted = pool([self.expected[name].chemical for name in sorted(self.expected)])
+        pooled = answer["groups"][0]["pooled"]
+        got = (pooled["estimate"], *pooled["ci"], pooled["tau2"], pooled["q"])
+        right = (wanted.estimate, *wanted.ci, wanted.tau2, wanted.q)
+        return "" if close(got, right, 1e-5) else f"expected {wanted}"
+
+    def check_without_node(self, answer: Any) -> str:
+        """Everything but the dead node's data is there, the node is named, and the deadline was kept."""
+        missing = {node["cluster"] for node in answer["provenance"]["nodes"] if node["status"] != "answered"}
+        if missing != {KILLED}:
+            return f"expected {KILLED} to be named as missing, got {missing or 'nobody'}"
+        if answer["provenance"]["seconds"] > DEADLINE_SECONDS:
+            return f"took longer than {DEADLINE_SECONDS:g} s"
+        return self.check_counts(answer, without=HOLDINGS[KILLED])
+
+
+def wait_until(done: Callable[[], bool], daemons: Daemons, what: str, *, seconds: float) -> None:
+    """Wait for something the daemons do; fails when one of them ends or the time is over."""
+    until = time.monotonic() + seconds
+    with console.status(f"waiting for {what}"):
+        while not _attempt(done):
+            daemons.check()
+            if time.monotonic() > until:
+                raise DemoError(f"waited {seconds:g} s for {what}; see the logs in the demo's folder")
+            time.sleep(0.1)
+
+
+def _attempt(done: Callable[[], bool]) -> bool:
+    try:
+        return done()
+    except (httpx.HTTPError, KeyError):
+        return False
+
+
+def close(got: Sequence[float], wanted: Sequence[float], tolerance: float) -> bool:
+    """Whether all numbers agree within a relative tolerance."""
+    return all(math.isclose(a, b, rel_tol=tolerance) for a, b in zip(got, wanted, strict=True))
+
+
+def show(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table."""
+    table = Table()
+    content = [list(row) for row in rows]
+    for index, name in enumerate(columns):
+        numeric = any(isinstance(row[index], int | float) for row in content)
+        table.add_column(name, justify="right" if numeric else "left")
+    for row in content:
+        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
+    console.print(table)

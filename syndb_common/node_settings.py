@@ -1,0 +1,108 @@
+"""The settings of ``syndb-node``: what ``configs/node.toml`` may hold.
+
+The daemon obeys the file and the command line writes it, so both read it here.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+
+from syndb_common.engine.interface import Limits
+from syndb_common.settings import Env, FileSettings, Settings
+
+
+class Share(StrEnum):
+    """What may leave the node of a data set: nothing, counts, aggregates over groups, or rows."""
+
+    NONE = "none"
+    COUNT = "count"
+    AGGREGATE = "aggregate"
+    ROWS = "rows"
+
+
+class ClusterSettings(Settings):
+    """Who this node is."""
+
+    name: Annotated[str, Env("FEDERATION_CLUSTER_NAME")] = Field(
+        pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="unique name in the federation"
+    )
+    institution: Annotated[str, Env("FEDERATION_CLUSTER_INSTITUTION")] = Field("", description="shown to users")
+    description: Annotated[str, Env("FEDERATION_CLUSTER_DESCRIPTION")] = Field("", description="shown to users")
+    contact_email: str = Field("", description="whom the hub's operator may write to")
+
+
+class FederationSettings(Settings):
+    """How this node finds and proves itself to its hub."""
+
+    password: Annotated[SecretStr, Env("SYNDB_FEDERATION_PASSWORD")] = Field(
+        SecretStr(""), description="the federation password, from the hub's operator"
+    )
+    hub_peer_id: str = Field(description="PeerId of the hub, from `syndb-hub id`; no other hub is ever obeyed")
+    hub_multiaddrs: Annotated[tuple[str, ...], Env("FEDERATION_HUB_MULTIADDRS")] = Field(
+        (), description="libp2p addresses of the hub; needed where multicast does not reach it"
+    )
+    listen: Annotated[tuple[str, ...], Env("FEDERATION_LISTEN_ADDR")] = Field(
+        ("/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4001"), description="libp2p listen addresses, QUIC first"
+    )
+    enable_mdns: Annotated[bool, Env("FEDERATION_ENABLE_MDNS")] = Field(True, description="find the hub on the LAN")
+    hub_silence_seconds: float = Field(
+        10.0, gt=0, description="join again when the hub has not pinged for so long: five of its default intervals"
+    )
+
+
+class FlightSettings(Settings):
+    """The node's Arrow Flight server."""
+
+    host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104 - a node serves its hub
+    port: Annotated[int, Env("FEDERATION_NODE_FLIGHT_PORT")] = Field(50052, ge=0, le=65535, description="TCP port")
+    advertise: Annotated[str, Env("FEDERATION_NODE_FLIGHT_ADVERTISE")] = Field(
+        "", description="host:port as the hub sees it; localhost and the port by default"
+    )
+
+
+class LimitSettings(Settings):
+    """What one query of the federation may use on this node."""
+
+    seconds: float = Field(30.0, gt=0, description="wall time, seconds")
+    memory_bytes: int = Field(2 * 1024**3, gt=0, description="memory, bytes")
+    result_rows: int = Field(50_000_000, gt=0, description="rows of a result")
+    result_bytes: int = Field(4 * 1024**3, gt=0, description="bytes of a result as Arrow")
+    concurrent_queries: int = Field(8, gt=0, le=64, description="queries computed at once; further ones are refused")
+
+    def for_query(self, seconds: float) -> Limits:
+        """The limits of a query whose caller waits ``seconds`` more."""
+        return Limits(
+            seconds=min(self.seconds, seconds),
+            memory_bytes=self.memory_bytes,
+            result_rows=self.result_rows,
+            result_bytes=self.result_bytes,
+        )
+
+
+class DatasetPolicy(Settings):
+    """The owner's rule for one data set."""
+
+    share: Share
+
+
+class PolicySettings(Settings):
+    """The owner's rules. What is not named falls under ``share``."""
+
+    share: Share = Field(Share.AGGREGATE, description="for data sets that have no entry of their own")
+    datasets: dict[str, DatasetPolicy] = Field(default_factory=dict, description="by name of the data set")
+
+
+class NodeSettings(FileSettings):
+    """Everything ``node.toml`` may hold."""
+
+    data_dir: Annotated[Path, Env("SYNDB_DATA_DIR")] = Field(description="folder of key, certificate and ClickHouse")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
+    cluster: ClusterSettings
+    federation: FederationSettings
+    flight: FlightSettings = FlightSettings()
+    limits: LimitSettings = LimitSettings()
+    policy: PolicySettings = PolicySettings()

@@ -1,0 +1,160 @@
+"""Settings: one TOML file per daemon, every key of it overridable by a documented environment variable.
+
+A settings model is a frozen pydantic model; a field says with :class:`Env` which variable overrides it::
+
+    class Flight(Settings):
+        port: Annotated[int, Env("FEDERATION_NODE_FLIGHT_PORT")] = 50052
+
+    settings = load(NodeSettings, Path("node.toml"))
+
+Lists are written in variables as comma-separated text. Unknown keys are errors: a misspelt key that is silently
+ignored is the most expensive kind of configuration error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from syndb_common.errors import ConfigError
+
+SCHEMA_VERSION = 1
+"""Version of the layout of the files; a file of a newer one is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """Marks the environment variable that overrides a field."""
+
+    name: str
+
+
+class Settings(BaseModel):
+    """Base of all settings models."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileSettings(Settings):
+    """Base of what a whole file holds."""
+
+    schema_version: int = Field(SCHEMA_VERSION, description="layout of this file")
+
+
+S = TypeVar("S", bound=FileSettings)
+
+
+def load(model: type[S], path: Path, environ: Mapping[str, str] | None = None) -> S:
+    """Read a TOML file, apply the environment, validate.
+
+    Raises:
+        ConfigError: the file is missing, not TOML, of a newer layout, or a key is unknown or wrong. The message
+            names file and key; values are never repeated, they may be secrets.
+    """
+    try:
+        with path.open("rb") as file:
+            values = tomllib.load(file)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"no configuration file at {path}", hint="Write one with the `init` command, or name it with --config."
+        ) from error
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}", hint="Correct the file; it must be valid TOML.") from error
+    version = values.get("schema_version", SCHEMA_VERSION)
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path} has schema_version {version}, this program knows up to {SCHEMA_VERSION}",
+            hint="Use the program version the file was written for, or a newer one.",
+        )
+    for keys, variable, is_list in _overrides(model):
+        text = (os.environ if environ is None else environ).get(variable)
+        if text is not None:
+            _put(values, keys, [part.strip() for part in text.split(",") if part.strip()] if is_list else text.strip())
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+        raise ConfigError(f"{path} is not valid: {problems}", hint="Correct these keys.") from None
+
+
+def render(model: type[BaseModel], values: Mapping[str, Any]) -> str:
+    """A TOML file for ``model``: ``values`` as given, every other key as a comment with its default, all explained.
+
+    Args:
+        model: the settings model.
+        values: what differs from the defaults, nested as in the file.
+    """
+    return "\n".join(_render_section(model, values, ())).strip() + "\n"
+
+
+def _render_section(model: type[BaseModel], values: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[str]:
+    sections: list[tuple[str, type[BaseModel]]] = []
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            sections.append((name, annotation))
+            continue
+        if get_origin(annotation) is dict:
+            sections.extend((f"{name}.{key}", get_args(annotation)[1]) for key in values.get(name, {}))
+            yield f"# {name}: {field.description}"
+            continue
+        variable = next((f" [{mark.name}]" for mark in field.metadata if isinstance(mark, Env)), "")
+        if field.description or variable:
+            yield f"# {field.description or ''}{variable}"
+        if name in values:
+            yield f"{name} = {_toml(values[name])}"
+        elif not field.is_required():
+            shown = _toml(field.get_default(call_default_factory=True))
+            yield f"{name} = {shown}" if name == "schema_version" else f"# {name} = {shown}"
+        else:
+            yield f'# {name} = "..."  (required)'
+    for name, section in sections:
+        path = (*above, *name.split(".", 1))
+        inside: Any = values
+        for key in name.split(".", 1):
+            inside = inside.get(key, {})
+        yield ""
+        yield f"[{'.'.join(key if key.replace('-', '').isalnum() else json.dumps(key) for key in path)}]"
+        if section.__doc__:
+            yield f"# {section.__doc__.splitlines()[0]}"
+        yield from _render_section(section, inside, path)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(value)
+
+
+def environment_variables(model: type[BaseModel]) -> dict[str, str]:
+    """Every variable of a settings model with the dotted key it overrides."""
+    return {variable: ".".join(keys) for keys, variable, _ in _overrides(model)}
+
+
+def _overrides(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str, bool]]:
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _overrides(annotation, (*above, name))
+        for mark in field.metadata:
+            if isinstance(mark, Env):
+                yield (*above, name), mark.name, get_origin(annotation) in (tuple, list)
+
+
+def _put(values: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            return  # a section that is no table is reported by validation
+    values[keys[-1]] = value
