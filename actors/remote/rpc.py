@@ -1,0 +1,365 @@
+"""Asking an actor of another daemon as if it were here.
+
+On a stream of ``/syndb/rpc/1`` requests and responses take turns, each one frame (:mod:`actors.remote.frames`,
+:mod:`actors.remote.envelope`). A client keeps some streams to a peer open; each carries one request at a time, and
+one on which anything went wrong is reset and never used again.
+
+A missed deadline or a lost stream does not mean that nothing was executed: the receiver remembers recent requests
+(:mod:`actors.remote.replay`), and what can be done twice is sent again once, with the same id, when a kept stream
+turns out to be dead. QUIC does not notice that the process at the other end is gone. So after a missed deadline the
+kept streams are dropped, the next request has to open one, which takes an answer, and if none comes at once the
+connection is closed and dialled afresh: whoever else waits on it learns of it then.
+
+The server looks at a request in this order: can it be read, is its message known, may this peer send it
+(:mod:`actors.remote.policy`), is its body valid, is there an actor for it. Each refusal is a typed error.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import structlog
+import trio
+from pydantic import BaseModel, ValidationError
+
+from actors.remote.envelope import (
+    ID_BYTES,
+    Request,
+    decode_request,
+    decode_response,
+    encode_error,
+    encode_reply,
+    encode_request,
+)
+from actors.remote.frames import MAX_FRAME_BYTES, FrameStream, FrameTooLarge, StreamEnded
+from actors.remote.host import Host
+from actors.remote.policy import Policy
+from actors.remote.replay import RecentAnswers
+from actors.runtime.errors import ActorError, ActorStoppedError, AskTimeout, MailboxFull
+from actors.runtime.ref import ActorRef
+from syndb_common.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InvalidRequest,
+    LimitExceeded,
+    NotSupported,
+    PeerUnavailable,
+    SynDBError,
+    TooManyRequests,
+    Unavailable,
+)
+from syndb_common.messages import MESSAGES, PROTOCOL_VERSION, Message
+
+PROTOCOL = "/syndb/rpc/1"
+
+FIRST_FRAME_SECONDS = 10.0
+"""A stream is opened to send a request; one without costs a place."""
+
+SERVER_IDLE_SECONDS = 90.0
+"""How long a server keeps an idle stream: longer than clients keep it, so that they are the ones to drop it."""
+
+CLIENT_IDLE_SECONDS = 45.0
+
+MAX_STREAMS_PER_PEER = 16
+"""Requests in flight from here to one peer; more wait, within their deadlines. Well below the receiver's limit."""
+
+MAX_PEERS = 1024
+SEND_SECONDS = 10.0
+
+OPEN_SECONDS = 2.0
+"""For a new stream on a connection that stands: three small round trips. A daemon whose loop is stuck for longer is as
+good as gone."""
+
+log = structlog.get_logger()
+
+
+class RpcServer:
+    """Answers other daemons' requests by asking actors of this one.
+
+    Args:
+        host: where the protocol is offered, from construction on.
+        policy: who may send what.
+        routes: the actor for each message; one without gets a refusal.
+    """
+
+    def __init__(self, host: Host, policy: Policy, routes: Mapping[type[Message], ActorRef]) -> None:
+        self._policy = policy
+        self._routes = routes
+        self._recent: OrderedDict[str, RecentAnswers] = OrderedDict()
+        host.set_handler(PROTOCOL, self._serve)
+
+    async def _serve(self, stream: FrameStream) -> None:
+        patience = FIRST_FRAME_SECONDS
+        while True:
+            frame = await stream.receive(timeout=patience)
+            await stream.send(await self._answer(frame, stream.peer_id), timeout=SEND_SECONDS)
+            patience = SERVER_IDLE_SECONDS
+
+    async def _answer(self, frame: bytes, peer_id: str) -> bytes:
+        """The response to one request, whatever happens."""
+        try:
+            request = decode_request(frame)
+        except InvalidRequest as error:
+            return encode_error(b"", error)
+        recent = self._recent_answers(peer_id)
+        known = recent.find(request.id)
+        if known is None:
+            with recent.executing(request.id) as execution:
+                execution.answer = answer = await self._execute(request, peer_id)
+            return answer
+        with trio.move_on_after(request.seconds):
+            await known.done.wait()
+        if known.answer is not None:
+            return known.answer
+        if known.done.is_set():
+            return encode_error(request.id, Conflict("this request was executed and its answer is no longer kept"))
+        return encode_error(request.id, DeadlineExceeded("this request is still being worked on"))
+
+    async def _execute(self, request: Request, peer_id: str) -> bytes:
+        try:
+            answer = encode_reply(request.id, await self._ask(request, peer_id))
+        except SynDBError as error:
+            return encode_error(request.id, error)
+        except ActorError as error:
+            if (said := _translated(error)) is not None:
+                return encode_error(request.id, said)
+            log.exception("request_failed", type=request.type, peer=peer_id, trace=request.trace)
+        except Exception:
+            log.exception("request_failed", type=request.type, peer=peer_id, trace=request.trace)
+        else:
+            if len(answer) <= MAX_FRAME_BYTES:
+                return answer
+            too_large = LimitExceeded(f"the answer has {len(answer)} bytes, at most {MAX_FRAME_BYTES} fit")
+            return encode_error(request.id, too_large)
+        return encode_error(request.id, SynDBError("internal error", hint="the other daemon's log says more"))
+
+    async def _ask(self, request: Request, peer_id: str) -> BaseModel:
+        kind = MESSAGES.get(request.type)
+        if kind is None:
+            raise InvalidRequest(f"unknown message {request.type!r}", hint="is the daemon that asks newer?")
+        if not PROTOCOL_VERSION - 1 <= request.version <= PROTOCOL_VERSION:
+            raise InvalidRequest(
+                f"protocol version {request.version} is not spoken here",
+                hint="hub and node may differ by one version; upgrade the older one",
+            )
+        self._policy.admit(kind, peer_id)
+        try:
+            message = kind.model_validate(request.body)
+        except ValidationError as error:
+            raise InvalidRequest(f"{request.type} is not valid: {_first_fault(error)}") from None
+        actor = self._routes.get(kind)
+        if actor is None:
+            raise NotSupported(f"{request.type} is not answered here")
+        reply = await actor.ask(message, timeout=request.seconds, sender=peer_id)
+        if not isinstance(reply, kind.reply_type):
+            raise TypeError(f"{actor.name} answered {request.type} with {type(reply).__name__}")
+        return reply
+
+    def _recent_answers(self, peer_id: str) -> RecentAnswers:
+        recent = self._recent.get(peer_id)
+        if recent is None:
+            recent = self._recent[peer_id] = RecentAnswers()
+            if len(self._recent) > MAX_PEERS:
+                self._recent.popitem(last=False)
+        self._recent.move_to_end(peer_id)
+        return recent
+
+
+class RpcClient:
+    """Sends requests to other daemons, on streams it keeps open."""
+
+    def __init__(self, host: Host, *, max_streams_per_peer: int = MAX_STREAMS_PER_PEER) -> None:
+        self._host = host
+        self._max_streams = max_streams_per_peer
+        self._peers: OrderedDict[str, _Peer] = OrderedDict()
+
+    async def ask(
+        self,
+        peer_id: str,
+        addresses: Sequence[str],
+        message: Message,
+        *,
+        timeout: float,  # noqa: ASYNC109 - it travels with the message
+        trace: str = "",
+    ) -> Any:
+        """Send ``message`` and wait for its reply.
+
+        Args:
+            peer_id: who must answer.
+            addresses: where to dial if no connection stands.
+            message: one of :data:`syndb_common.messages.MESSAGES`.
+            timeout: seconds for everything: waiting for a place, connecting, the answer.
+            trace: name of the work this belongs to, for the logs at the other side.
+
+        Returns:
+            An instance of the message's ``reply_type``.
+
+        Raises:
+            DeadlineExceeded: no answer in time. The message may have been executed.
+            PeerUnavailable: the peer cannot be reached, or was lost. The message may have been executed.
+            LimitExceeded: the message is larger than a frame; nothing was sent.
+            SynDBError: what the other side answered.
+        """
+        if not 0 < timeout < math.inf:
+            raise ValueError(f"an ask needs a finite timeout above 0, not {timeout}")
+        deadline = trio.current_time() + timeout
+        peer = self._peer(peer_id)
+        request_id = secrets.token_bytes(ID_BYTES)
+        try:
+            with trio.fail_at(deadline):
+                async with peer.places:
+                    frame = encode_request(request_id, message, seconds=deadline - trio.current_time(), trace=trace)
+                    answer = await self._exchange(peer, addresses, frame, deadline, again=message.idempotent)
+        except trio.TooSlowError:
+            self._drop(peer.take_all())
+            raise DeadlineExceeded(f"{peer_id} did not answer {type(message).__name__} within {timeout:g} s") from None
+        except StreamEnded:
+            raise PeerUnavailable(
+                f"{peer_id} closed the stream while {type(message).__name__} was under way",
+                hint="it may have been executed",
+            ) from None
+        except FrameTooLarge as error:
+            raise LimitExceeded(f"{type(message).__name__}: {error}") from None
+        try:
+            return message.reply_type.model_validate(decode_response(answer, request_id))
+        except ValidationError as error:
+            raise SynDBError(f"{peer_id} answered what is no {message.reply_type.__name__}") from error
+
+    async def _exchange(
+        self, peer: _Peer, addresses: Sequence[str], frame: bytes, deadline: float, *, again: bool
+    ) -> bytes:
+        stream, stale = peer.take()
+        self._drop(stale)
+        if stream is not None:
+            try:
+                return await self._once(peer, stream, frame, deadline)
+            except StreamEnded:
+                if not again:
+                    raise
+        return await self._once(peer, await self._open(peer.id, addresses, deadline), frame, deadline)
+
+    async def _once(self, peer: _Peer, stream: FrameStream, frame: bytes, deadline: float) -> bytes:
+        """One request and its answer; the stream is kept if both went well, and dropped if anything did not."""
+        answered = False
+        try:
+            await stream.send(frame, timeout=deadline - trio.current_time())
+            answer = await stream.receive(timeout=deadline - trio.current_time())
+            answered = True
+            return answer
+        finally:
+            if answered:
+                peer.keep(stream)
+            else:
+                self._drop([stream])
+
+    async def _open(self, peer_id: str, addresses: Sequence[str], deadline: float) -> FrameStream:
+        """A new stream, which also shows that a connection that stands leads to somebody."""
+        if self._host.is_connected(peer_id):
+            left = deadline - trio.current_time()
+            try:
+                return await self._host.open_stream(peer_id, PROTOCOL, timeout=min(OPEN_SECONDS, left / 2))
+            except PeerUnavailable:
+                await self._host.disconnect(peer_id)
+        await self._host.connect(peer_id, addresses, timeout=deadline - trio.current_time())
+        return await self._host.open_stream(peer_id, PROTOCOL, timeout=deadline - trio.current_time())
+
+    def _peer(self, peer_id: str) -> _Peer:
+        peer = self._peers.get(peer_id)
+        if peer is None:
+            peer = self._peers[peer_id] = _Peer(peer_id, self._max_streams)
+            if len(self._peers) > MAX_PEERS:
+                unused = next((other for other in self._peers.values() if not other.places.borrowed_tokens), peer)
+                self._drop(self._peers.pop(unused.id).take_all())
+        self._peers.move_to_end(peer_id)
+        return peer
+
+    def _drop(self, streams: Sequence[FrameStream]) -> None:
+        for stream in streams:
+            self._host.reset_soon(stream)
+
+
+class _Peer:
+    """The streams kept to one peer, newest last, and how many requests may be under way."""
+
+    __slots__ = ("_idle", "id", "places")
+
+    def __init__(self, peer_id: str, max_streams: int) -> None:
+        self.id = peer_id
+        self.places = trio.CapacityLimiter(max_streams)
+        self._idle: list[tuple[float, FrameStream]] = []
+
+    def take(self) -> tuple[FrameStream | None, list[FrameStream]]:
+        """The stream used last, if it can be used again, and those that cannot."""
+        too_old = trio.current_time() - CLIENT_IDLE_SECONDS
+        stale = [stream for since, stream in self._idle if since < too_old or stream.over]
+        if stale:
+            self._idle = [(since, stream) for since, stream in self._idle if stream not in stale]
+        return (self._idle.pop()[1] if self._idle else None), stale
+
+    def take_all(self) -> list[FrameStream]:
+        streams = [stream for _, stream in self._idle]
+        self._idle.clear()
+        return streams
+
+    def keep(self, stream: FrameStream) -> None:
+        self._idle.append((trio.current_time(), stream))
+
+
+class RemoteRef(ActorRef):
+    """A reference to an actor of another daemon.
+
+    There is no ``tell``: a message that crosses a network can be lost without anybody knowing, so ask, and ignore the
+    answer if it does not matter.
+
+    Args:
+        client: sends the requests.
+        peer_id: the daemon.
+        addresses: where it can be dialled at this moment.
+        name: the actor's name, for people; the message's type decides who handles it.
+    """
+
+    def __init__(self, client: RpcClient, peer_id: str, addresses: Callable[[], Sequence[str]], name: str) -> None:
+        self.name = name
+        self.peer_id = peer_id
+        self._client = client
+        self._addresses = addresses
+
+    def __repr__(self) -> str:
+        return f"<RemoteRef {self.name!r} at {self.peer_id}>"
+
+    async def ask(self, message: Message, *, timeout: float, sender: object = None) -> Any:  # noqa: ASYNC109
+        """Send ``message`` to the other daemon and wait for its reply; see :meth:`RpcClient.ask`.
+
+        ``sender`` is not sent: the other side sees this daemon's PeerId, which the connection proved.
+        """
+        return await self._client.ask(self.peer_id, self._addresses(), message, timeout=timeout)
+
+    def tell(self, message: Message, *, sender: object = None) -> None:
+        """Not offered over a network.
+
+        Raises:
+            NotSupported: always.
+        """
+        raise NotSupported(f"{self.name!r} is at another daemon: ask it, and ignore the answer")
+
+
+def _translated(error: ActorError) -> SynDBError | None:
+    """What an actor's failure means to another daemon; None for faults of this one."""
+    if isinstance(error, AskTimeout):
+        return DeadlineExceeded("no answer in time")
+    if isinstance(error, MailboxFull):
+        return TooManyRequests("too much is waiting here already", hint="wait some seconds")
+    if isinstance(error, ActorStoppedError):
+        return Unavailable("the part that answers this has stopped")
+    return None
+
+
+def _first_fault(error: ValidationError) -> str:
+    """Where and what, without the value: it came from outside and may be long."""
+    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    return f"{place}: {fault['msg']}"[:500]

@@ -1,0 +1,190 @@
+"""The libp2p swarm with what a daemon that runs for months needs on top.
+
+Measured with libp2p 0.8.1, and what is done about it here:
+
+- By default a host also accepts connections in plain text, where a PeerId is claimed and not proved. Only Noise is
+  offered on TCP; QUIC brings its own TLS.
+- Each accepted connection keeps one of a fixed number of places for as long as the swarm runs, so that a hub stops
+  accepting after some hundred reconnects. Here the place is given back when the connection ends.
+- A stream left open by a closed connection is not woken. Whoever reads it is told here.
+- It dials peers on its own, at addresses those peers announced, to keep up a number of connections. Here only
+  ``Host.connect`` dials, so that nobody makes a daemon connect to a place of their choosing.
+- Every connection starts a mutual ``identify`` nobody here needs, and logs an error when it is too short-lived.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections import Counter
+
+from libp2p.abc import IMuxedConn, INetConn, INetStream
+from libp2p.crypto.keys import KeyPair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.identity.identify_push.identify_push import ID_PUSH
+from libp2p.io.abc import ReadWriteCloser
+from libp2p.network.config import RetryConfig
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.network.exceptions import SwarmException
+from libp2p.network.stream.net_stream import NetStream
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStore
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import Transport as Noise
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.transport.quic.config import QUICTransportConfig
+from libp2p.transport.quic.transport import QUICTransport
+from libp2p.transport.tcp.tcp import TCP
+from libp2p.transport.upgrader import TransportUpgrader
+from multiaddr import Multiaddr
+
+from actors.remote.frames import FrameStream, StreamEnded
+
+MAX_INBOUND_CONNECTIONS = 200
+"""One per node, with room for reconnects. libp2p's task manager stops at 1000 tasks, of which each takes three."""
+
+IDLE_SECONDS = 60.0
+"""A QUIC connection without a packet for this long is dropped. Health pings come several times within it."""
+
+NEGOTIATION_SECONDS = 10.0
+"""For handshakes and for agreeing on a protocol: several round trips across an ocean, on a busy machine."""
+
+_NEVER = 7 * 86_400.0
+"""libp2p's own deadline for reads: none, since every read here has a deadline that is known where it matters."""
+
+
+class DaemonSwarm(Swarm):
+    """A swarm that gives places back, wakes readers, and dials only where it is told to."""
+
+    counters: Counter[str]
+
+    def __init__(self, key_pair: KeyPair) -> None:
+        peer_id = ID.from_pubkey(key_pair.public_key)
+        peerstore = PeerStore()
+        peerstore.add_key_pair(peer_id, key_pair)
+        config = QUICTransportConfig(
+            idle_timeout=IDLE_SECONDS,
+            min_connections=0,
+            low_watermark=0,
+            max_connections=4 * MAX_INBOUND_CONNECTIONS,
+            high_watermark=4 * MAX_INBOUND_CONNECTIONS,
+            inbound_upgrade_timeout=NEGOTIATION_SECONDS,
+            outbound_upgrade_timeout=NEGOTIATION_SECONDS,
+            inbound_stream_protocol_negotiation_timeout=NEGOTIATION_SECONDS,
+            outbound_stream_protocol_negotiation_timeout=NEGOTIATION_SECONDS,
+            STREAM_READ_TIMEOUT=_NEVER,
+        )
+        super().__init__(
+            peer_id,
+            peerstore,
+            TransportUpgrader(
+                secure_transports_by_protocol={
+                    NOISE: Noise(key_pair, noise_privkey=create_noise_key_pair().private_key)
+                },
+                muxer_transports_by_protocol={TProtocol(YAMUX): Yamux},
+            ),
+            transports=[QUICTransport(key_pair.private_key, config=config), TCP()],
+            retry_config=RetryConfig(max_retries=0),
+            connection_config=config,
+        )
+        self.counters = Counter()
+        self._inbound: list[SwarmConn] = []
+        self._frame_streams: dict[INetConn, set[FrameStream]] = {}
+
+    def adopt(self, stream: INetStream) -> FrameStream:
+        """Frames over ``stream``, ended when its connection ends.
+
+        Raises:
+            StreamEnded: the connection is closed already.
+        """
+        assert isinstance(stream, NetStream)
+        connection = stream.swarm_conn
+        if connection is None or connection.is_closed:
+            raise StreamEnded
+        streams = self._frame_streams.setdefault(connection, set())
+        frames = FrameStream(stream, str(stream.muxed_conn.peer_id), on_over=streams.discard)
+        streams.add(frames)
+        return frames
+
+    async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
+        """Register a connection and watch for its end."""
+        connection = await super().add_conn(muxed_conn, direction)
+        if direction == "inbound":
+            self._inbound.append(connection)
+        self.manager.run_task(self._end_streams_with, connection)
+        return connection
+
+    async def dial_peer(self, peer_id: ID) -> list[INetConn]:
+        """Refuse: libp2p would choose the address."""
+        raise SwarmException(f"not connected to {peer_id}")
+
+    async def _end_streams_with(self, connection: SwarmConn) -> None:
+        await connection.event_closed.wait()
+        if connection in self._inbound:
+            self._inbound.remove(connection)
+        for stream in tuple(self._frame_streams.pop(connection, ())):
+            stream.end()
+
+    async def _handle_inbound_connection(self, read_write_closer: ReadWriteCloser, maddr: Multiaddr) -> None:
+        """Accept one connection, and return when it ends: that closes what is below it."""
+        try:
+            await self._make_room()
+            if isinstance(read_write_closer, IMuxedConn):
+                muxed: IMuxedConn = read_write_closer
+                await self.add_conn(muxed, direction="inbound")
+            else:
+                muxed = await self.upgrade_inbound_raw_conn(RawConnection(read_write_closer, False), maddr)
+        except Exception as error:
+            # A port open to the world sees every kind of it.
+            self.counters["refused_connections"] += 1
+            logging.getLogger("libp2p").debug("connection refused: %r", error)
+            with contextlib.suppress(Exception):
+                await read_write_closer.close()
+            return
+        for connection in self._inbound:
+            if connection.muxed_conn is muxed:
+                await connection.event_closed.wait()
+                break
+
+    async def _make_room(self) -> None:
+        """When all places are taken, the oldest connection without an open stream gives way."""
+        if len(self._inbound) < MAX_INBOUND_CONNECTIONS:
+            return
+        unused = next((connection for connection in self._inbound if not connection.get_streams()), None)
+        if unused is None:
+            raise SwarmException("all places for connections are in use")
+        await unused.close()
+
+
+def new_host(swarm: DaemonSwarm) -> BasicHost:
+    """A libp2p host on ``swarm`` that answers ``ping`` and ``identify`` and asks nobody."""
+    host = BasicHost(swarm, disable_identify_address_discovery=True, negotiate_timeout=int(NEGOTIATION_SECONDS))
+    host.remove_stream_handler(ID_PUSH)
+    swarm.notifees.clear()
+    return host
+
+
+class _NotFromLibp2p(logging.Filter):
+    """libp2p also logs by the functions of ``logging`` itself, that is to the root logger."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "libp2p" not in record.pathname
+
+
+def quiet_logging() -> None:
+    """Keep libp2p from reporting ordinary ends of streams and connections as errors; LIBP2P_DEBUG brings them back."""
+    if os.environ.get("LIBP2P_DEBUG"):
+        return
+    for name in ("libp2p", "quic", "aioquic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    root = logging.getLogger()
+    if not any(isinstance(known, _NotFromLibp2p) for known in root.filters):
+        root.addFilter(_NotFromLibp2p())
+    warnings.filterwarnings("ignore", module=r"libp2p\b.*")
