@@ -1,0 +1,14 @@
+"""The operations by subject; the app serves the sum of them."""
+
+from __future__ import annotations
+
+from syndb_hub.http.operation import Operation
+from syndb_hub.http.routes import federation, jobs, meta_analysis, syql, system
+
+OPERATIONS: tuple[Operation, ...] = (
+    *system.operations.all,
+    *federation.operations.all,
+    *syql.operations.all,
+    *jobs.operations.all,
+    *meta_analysis.operations.all,
+)

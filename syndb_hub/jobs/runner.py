@@ -1,0 +1,273 @@
+"""The job queue: submitted questions wait in line, a few workers answer them, results are kept for a while.
+
+=========  ==========================================================================
+status     meaning
+=========  ==========================================================================
+pending    waits for a worker
+running    a worker is on it
+completed  the result can be downloaded until it expires
+failed     ``error`` says why; a restart of the hub fails whatever had not ended
+cancelled  stopped by its owner
+=========  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import structlog
+import trio
+
+from syndb_common.errors import Conflict, ErrorBody, NotFound, SynDBError, TooManyRequests, Unavailable
+from syndb_common.syql.plan import Scope
+from syndb_hub.federation.service import Queries, Require
+from syndb_hub.jobs.results import ResultFiles
+from syndb_hub.settings import JobSettings
+from syndb_hub.store.database import Store
+from syndb_hub.store.jobs import Job, Jobs, JobStatus
+
+MAX_PENDING = 200
+"""Jobs that may wait: at a minute each and four workers, an hour of work."""
+
+CLEANING_SECONDS = 300.0
+"""Between two searches for expired results: short against their life, which is hours."""
+
+HISTORY = timedelta(days=30)
+"""How long a job is remembered after its result is gone."""
+
+STORED_RESULTS = 20
+"""Results of the largest allowed size that fit into the folder; the oldest give way."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Active:
+    """A job in line or at work."""
+
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
+
+
+class JobRunner:
+    """Accepts, runs and remembers jobs. :meth:`run` must be running for anything to happen.
+
+    Args:
+        store: where jobs are remembered.
+        queries: what answers them.
+        objects_dir: folder of the result files; it belongs to the runner.
+        settings: workers, size and life of results, time of a query.
+        now: the clock.
+        max_pending: jobs that may wait in line.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        queries: Queries,
+        objects_dir: Path,
+        settings: JobSettings,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        max_pending: int = MAX_PENDING,
+    ) -> None:
+        self._jobs = Jobs(store)
+        self._queries = queries
+        self._files = ResultFiles(objects_dir, max_result_bytes=settings.max_result_bytes)
+        self._settings = settings
+        self._now = now
+        self._max_pending = max_pending
+        self._active: dict[UUID, _Active] = {}
+        self._waiting = 0
+        self._put, self._take = trio.open_memory_channel[Job](math.inf)  # bounded by _waiting
+        self._accepting = False
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Clear up after the last run, then work until cancelled."""
+        lost = ErrorBody(
+            error="The hub was restarted before this job ended.", code=Unavailable.code, hint="Run it again."
+        )
+        await self._jobs.fail_unfinished(self._now(), lost)
+        await self._files.prepare(keep=[job.id for job in await self._jobs.with_results()])
+        await self.clean()
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(self._settings.max_workers):
+                    nursery.start_soon(self._work)
+                nursery.start_soon(self._clean_regularly)
+                self._accepting = True
+                task_status.started()
+        finally:
+            self._accepting = False
+
+    async def submit(
+        self,
+        query: str,
+        *,
+        owner: str,
+        scope: Scope | None = None,
+        cluster_ids: Sequence[UUID] | None = None,
+        require: Require = "any",
+    ) -> Job:
+        """Put a question in line.
+
+        Raises:
+            TooManyRequests: the line is full.
+            Unavailable: the runner is stopping or has not started.
+        """
+        if not self._accepting:
+            raise Unavailable("The hub takes no jobs right now: it is starting or stopping.", hint="Try again soon.")
+        if self._waiting >= self._max_pending:
+            raise TooManyRequests(f"{self._waiting} jobs are waiting already.", hint="Wait until some have ended.")
+        job = Job(
+            id=uuid4(),
+            owner=owner,
+            status=JobStatus.PENDING,
+            query=query,
+            scope=scope,
+            cluster_ids=None if cluster_ids is None else tuple(cluster_ids),
+            require=require,
+            created_at=self._now(),
+        )
+        self._waiting += 1
+        self._active[job.id] = _Active()
+        try:
+            await self._jobs.add(job)
+        except BaseException:
+            self._waiting -= 1
+            self._end(job.id)
+            raise
+        self._put.send_nowait(job)
+        return job
+
+    async def get(self, job_id: UUID, *, owner: str | None = None) -> Job:
+        """A job; with ``owner``, only if it is theirs.
+
+        Raises:
+            NotFound: there is none, or it is somebody else's.
+        """
+        job = await self._jobs.get(job_id)
+        if job is None or owner not in (None, job.owner):
+            raise NotFound(f"There is no job {job_id}.", hint="See GET /v1/jobs for yours.")
+        return job
+
+    async def list(self, *, owner: str | None = None, limit: int = 100) -> list[Job]:
+        """The latest jobs of an owner, or of everyone, newest first."""
+        return await self._jobs.latest(owner=owner, limit=limit)
+
+    async def wait(self, job_id: UUID, seconds: float, *, owner: str | None = None) -> Job:
+        """The job as soon as it has ended, or as it is after ``seconds``."""
+        active = self._active.get(job_id)
+        if active is not None:
+            with trio.move_on_after(seconds):
+                await active.ended.wait()
+        return await self.get(job_id, owner=owner)
+
+    async def cancel(self, job_id: UUID, *, owner: str | None = None) -> Job:
+        """Stop a job, at the nodes too, and return it; one that is cancelled already is returned as it is.
+
+        Raises:
+            NotFound: there is none, or it is somebody else's.
+            Conflict: it has completed or failed.
+        """
+        await self.get(job_id, owner=owner)
+        if await self._jobs.cancel(job_id, self._now(), when=JobStatus.PENDING):
+            self._end(job_id)
+        elif (active := self._active.get(job_id)) is not None:
+            active.scope.cancel()
+            await active.ended.wait()
+        job = await self.get(job_id, owner=owner)
+        if job.status is not JobStatus.CANCELLED:
+            raise Conflict(f"The job cannot be cancelled: it has {job.status.value}.", status=job.status.value)
+        return job
+
+    async def result(self, job_id: UUID, *, owner: str | None = None) -> tuple[Job, Path]:
+        """A completed job and its verified result file, an Arrow IPC file.
+
+        Raises:
+            NotFound: there is no such job, or its result is not kept any more.
+            Conflict: the job has not completed.
+            DataError: the file was damaged.
+        """
+        job = await self.get(job_id, owner=owner)
+        if job.status is not JobStatus.COMPLETED:
+            raise Conflict(
+                f"The job has no result: it is {job.status.value}.",
+                hint="Wait until it has completed." if not job.status.finished else "See its error_message.",
+                status=job.status.value,
+            )
+        if job.result is None:
+            raise NotFound("The result is not kept any more.", hint="Run the query again.")
+        return job, await self._files.verified(job.id, job.result)
+
+    async def clean(self) -> None:
+        """Delete expired results, the oldest ones where all together are too large, and old jobs."""
+        kept = await self._jobs.with_results()
+        oldest = self._now() - timedelta(hours=self._settings.result_ttl_hours)
+        room = STORED_RESULTS * self._settings.max_result_bytes - sum(job.result.bytes for job in kept if job.result)
+        for job in kept:
+            if job.result is None or job.finished_at is None or (job.finished_at >= oldest and room >= 0):
+                continue
+            room += job.result.bytes
+            await self._jobs.forget_results([job.id])
+            await self._files.remove(job.id)
+        await self._jobs.prune(self._now() - HISTORY)
+
+    async def _clean_regularly(self) -> None:
+        while True:
+            await trio.sleep(CLEANING_SECONDS)
+            try:
+                await self.clean()
+            except (SynDBError, OSError):
+                _log.exception("results could not be cleaned up")
+
+    async def _work(self) -> None:
+        async for job in self._take:
+            self._waiting -= 1
+            try:
+                await self._run(job)
+            except SynDBError:
+                _log.exception("a job could not be recorded", job_id=str(job.id))
+            finally:
+                self._end(job.id)
+
+    async def _run(self, job: Job) -> None:
+        active = self._active.get(job.id)
+        if active is None or not await self._jobs.start(job.id, self._now()):
+            return  # cancelled while it waited
+        error: SynDBError | None = None
+        with active.scope:
+            try:
+                await self._answer(job)
+            except SynDBError as raised:
+                error = raised
+            except Exception:
+                _log.exception("a job failed unexpectedly", job_id=str(job.id))
+                error = SynDBError("The query failed for an unexpected reason.", hint="The hub's log has the details.")
+        if active.scope.cancelled_caught:
+            await self._jobs.cancel(job.id, self._now(), when=JobStatus.RUNNING)
+            await self._files.remove(job.id)
+        elif error is not None:
+            await self._jobs.fail(job.id, self._now(), error.to_body())
+
+    async def _answer(self, job: Job) -> None:
+        answered = await self._queries.run(
+            job.query,
+            scope=job.scope,
+            cluster_ids=job.cluster_ids,
+            seconds=self._settings.query_seconds,
+            require=job.require,
+        )
+        kept = await self._files.write(job.id, answered.table)
+        rows = answered.table.num_rows
+        await self._jobs.complete(job.id, self._now(), answered.provenance, rows, kept)
+
+    def _end(self, job_id: UUID) -> None:
+        active = self._active.pop(job_id, None)
+        if active is not None:
+            active.ended.set()

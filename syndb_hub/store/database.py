@@ -1,0 +1,127 @@
+"""One database, opened once, used in short transactions from threads."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+import trio
+
+from syndb_common.errors import ConfigError, SynDBError, Unavailable
+from syndb_hub.store.schema import SCHEMA_VERSION, metadata, schema_version
+
+T = TypeVar("T")
+
+CONNECTIONS = 4
+BUSY_SECONDS = 5.0
+"""How long a transaction waits for another process, for instance ``syndb-hub token create``."""
+
+
+class Store:
+    """The hub's store. Open it with :meth:`open`, close it with :meth:`close`.
+
+    Reads see one consistent state; writes are serialised from their first statement on, so that what a write
+    has read cannot change before it commits.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._writer = engine.execution_options(syndb_write=True)
+        self._limiter = trio.CapacityLimiter(CONNECTIONS)
+
+    @classmethod
+    async def open(cls, path: Path) -> Store:
+        """Open the SQLite file at ``path`` and create it, readable by its owner only, where there is none.
+
+        Raises:
+            ConfigError: the file is not ours, cannot be used, or was written by a newer release.
+        """
+        engine = _sqlite(path)
+        store = cls(engine)
+        try:
+            await trio.to_thread.run_sync(_prepare, engine, path, limiter=store._limiter)
+        except BaseException:
+            engine.dispose()
+            raise
+        return store
+
+    async def close(self) -> None:
+        """Close all connections; the store is unusable afterwards."""
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._engine.dispose, limiter=self._limiter)
+
+    async def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run ``work`` in a transaction that reads only."""
+        return await trio.to_thread.run_sync(_transact, self._engine, work, limiter=self._limiter)
+
+    async def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run ``work`` in a transaction that may write: all of it is stored, or on an error none.
+
+        Raises:
+            Unavailable: the database stayed locked or its disk cannot be written.
+        """
+        return await trio.to_thread.run_sync(_transact, self._writer, work, limiter=self._limiter)
+
+
+def _transact(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
+    try:
+        with engine.begin() as connection:
+            return work(connection)
+    except sa.exc.OperationalError as error:
+        raise Unavailable(
+            f"The hub's store cannot be used: {error.orig}", hint="Check free disk space and other processes using it."
+        ) from error
+
+
+def _sqlite(path: Path) -> sa.Engine:
+    """An engine whose transactions really begin where SQLAlchemy says so.
+
+    The driver's own transactions start late and silently, which loses updates; ours are explicit.
+    """
+    engine = sa.create_engine(
+        sa.URL.create("sqlite", database=str(path)),
+        connect_args={"isolation_level": None, "timeout": BUSY_SECONDS},
+        pool_size=CONNECTIONS,
+        max_overflow=0,
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, record: Any) -> None:
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        write = connection.get_execution_options().get("syndb_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def _prepare(engine: sa.Engine, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        _transact(engine.execution_options(syndb_write=True), lambda connection: _check_layout(connection, path))
+    except (OSError, sa.exc.DatabaseError, Unavailable) as error:
+        cause = error.message if isinstance(error, SynDBError) else getattr(error, "orig", error)
+        raise ConfigError(
+            f"The hub's store {path} cannot be opened: {cause}", hint="Check the path and its permissions."
+        ) from error
+
+
+def _check_layout(connection: sa.Connection, path: Path) -> None:
+    if not sa.inspect(connection).has_table(schema_version.name):
+        metadata.create_all(connection)
+        connection.execute(sa.insert(schema_version).values(version=SCHEMA_VERSION))
+        return
+    found = connection.execute(sa.select(sa.func.max(schema_version.c.version))).scalar_one()
+    if found is None or found > SCHEMA_VERSION:
+        raise ConfigError(
+            f"The hub's store {path} has layout {found}; this release knows layouts up to {SCHEMA_VERSION}.",
+            hint="Install the release that wrote it, or restore a backup made by this one.",
+        )
