@@ -39,8 +39,7 @@ from actors.remote.frames import MAX_FRAME_BYTES, FrameStream, FrameTooLarge, St
 from actors.remote.host import Host
 from actors.remote.policy import Policy
 from actors.remote.replay import RecentAnswers
-from actors.runtime.errors import ActorError, ActorStoppedError, AskTimeout, MailboxFull
-from actors.runtime.ref import ActorRef
+from actors.runtime import ActorError, ActorRef, ActorStoppedError, AskTimeout, MailboxFull
 from syndb_common.errors import (
     Conflict,
     DeadlineExceeded,
