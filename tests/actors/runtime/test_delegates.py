@@ -26,6 +26,7 @@ from actors.runtime.testing import next_event
 class Work:
     seconds: float
     error: Exception | None = None
+    preparation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Foreman(Actor):
 
     @handle
     async def work(self, message: Work) -> Delegated:
+        await trio.sleep(message.preparation)
         return self.context.delegate(self._work, message)
 
     @handle
@@ -121,6 +123,14 @@ async def test_a_task_is_cancelled_when_its_asker_times_out_or_is_cancelled(tree
         await ref.ask(Work(60), timeout=50)
     await wait_all_tasks_blocked()
     assert await ref.ask(Ping(), timeout=1) == 2
+
+
+async def test_a_task_whose_asker_left_before_it_began_is_cancelled(tree):
+    ref = tree.ref("foreman")
+    with pytest.raises(AskTimeout):
+        await ref.ask(Work(60, preparation=2), timeout=1)
+    await trio.sleep(2)
+    assert await ref.ask(Ping(), timeout=1) == 1
 
 
 async def test_askers_of_tasks_learn_that_the_actor_crashed(tree, nursery):

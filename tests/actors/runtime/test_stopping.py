@@ -181,6 +181,26 @@ async def test_a_tree_can_be_stopped_while_a_child_waits_for_its_restart(start):
     assert trio.current_time() == begun
 
 
+async def test_nothing_is_started_again_once_the_tree_is_being_stopped(start, log):
+    starts = []
+
+    class Broken(Worker):
+        async def on_start(self) -> None:
+            starts.append(self.context.name)
+
+        @handle
+        async def job(self, message: Job) -> str:
+            raise OSError
+
+    broken, busy = ChildSpec("broken", lambda: Broken(log)), ChildSpec("busy", lambda: Worker(log))
+    tree = await start(broken, busy, backoff=Backoff(initial=1, maximum=1, jitter=0))
+    tree.ref("busy").tell(Job("long", 5))
+    tree.ref("broken").tell(Job("x"))
+    await trio.sleep(0.5)
+    await tree.stop(grace=60)
+    assert starts == ["broken"]
+
+
 async def test_a_tree_can_be_cancelled_before_it_has_started():
     class Slow(Actor):
         async def on_start(self) -> None:

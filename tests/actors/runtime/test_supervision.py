@@ -233,13 +233,31 @@ async def test_a_temporary_child_that_fails_to_start_does_not_keep_the_tree_from
     assert not await is_up(tree.ref("broken"))
 
 
-async def test_a_transient_child_may_finish_before_the_last_one_has_started(start):
+async def test_a_transient_child_may_finish_just_when_the_last_one_has_started():
     class Task(Actor):
         async def on_start(self) -> None:
+            self.context.start_soon(self._finish)
+
+        async def _finish(self) -> None:
+            await trio.sleep(1)
             self.context.stop()
 
-    tree = await start(ChildSpec("worker", Worker), ChildSpec("task", Task, Restart.TRANSIENT))
-    assert await is_up(tree.ref("worker"))
+    class Slow(Actor):
+        def __init__(self, steps: int) -> None:
+            self.steps = steps
+
+        async def on_start(self) -> None:
+            await trio.sleep(1)
+            for _ in range(self.steps):
+                await trio.lowlevel.checkpoint()
+
+    for steps in [*range(12)] * 4:  # the finish takes some steps of the scheduler, in an order left to chance
+        slow = ChildSpec("slow", lambda steps=steps: Slow(steps))
+        root = Supervisor("root", [ChildSpec("task", Task, Restart.TRANSIENT), slow])
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(60):
+                tree = await nursery.start(run_tree, root)
+            await tree.stop()
 
 
 async def test_a_crashing_background_task_crashes_its_actor(start):
@@ -327,6 +345,18 @@ async def test_a_supervisor_that_gives_up_is_restarted_by_its_parent_with_all_it
     await wait_all_tasks_blocked()
     assert await is_up(refs["c"])  # a new life of the supervisor is a new life of all it keeps
     assert log == ["-c", "-b", "+b", "+c"]
+
+
+async def test_a_restarted_supervisor_counts_restarts_from_zero(start):
+    inner = Supervisor("inner", workers("b", []), intensity=Intensity(1, 1000), backoff=STEADY)
+    tree = await start(inner, backoff=STEADY)
+    with tree.events.subscribe() as events:
+        for _ in range(3):
+            tree.ref("b").tell(Crash())
+            await trio.sleep(5)
+        await tree.stop()
+        restarting = [event.name async for event in events if isinstance(event, ActorRestarting)]
+    assert restarting == ["b", "inner", "b"]
 
 
 async def test_escalation_passes_through_every_level_to_the_root():
