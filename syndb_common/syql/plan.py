@@ -74,7 +74,7 @@ class Function(StrEnum):
 
 
 class _Node(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ColumnRef(_Node):
@@ -148,8 +148,8 @@ class PlannedDataset(_Node):
 class Plan(_Node):
     """A checked question: one table, the data-set versions to read, and what to compute.
 
-    ``outputs`` hold aggregates if and only if the plan aggregates; then ``group_by`` are its keys and every
-    output is made of keys, aggregates and constants.
+    When the plan aggregates, ``group_by`` are its keys and every output, order key and ``having`` is made of keys,
+    aggregates and constants.
     """
 
     protocol: int = PLAN_PROTOCOL
@@ -158,6 +158,7 @@ class Plan(_Node):
     outputs: tuple[Output, ...] = Field(min_length=1, max_length=500)
     where: Expression | None = None
     group_by: tuple[Expression, ...] = Field(default=(), max_length=50)
+    having: Expression | None = None
     order_by: tuple[Order, ...] = Field(default=(), max_length=50)
     limit: int | None = Field(default=None, ge=0, le=2**53)
     offset: int = Field(default=0, ge=0, le=2**53)
@@ -165,13 +166,13 @@ class Plan(_Node):
 
     @property
     def aggregates(self) -> tuple[Aggregate, ...]:
-        """The distinct aggregates of outputs and order keys, in order of first use."""
-        found: dict[Aggregate, None] = {}
-        for expression in (*(o.expression for o in self.outputs), *(o.expression for o in self.order_by)):
+        """The distinct aggregates of outputs, HAVING and order keys, in order of first use."""
+        found: dict[str, Aggregate] = {}
+        for expression in self.results():
             for node in walk(expression):
                 if isinstance(node, Aggregate):
-                    found.setdefault(node)
-        return tuple(found)
+                    found.setdefault(fingerprint(node), node)
+        return tuple(found.values())
 
     @property
     def is_aggregate(self) -> bool:
@@ -195,10 +196,16 @@ class Plan(_Node):
         """SHA-256 of the plan's canonical JSON: the same question of the same versions has the same hash."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
-    def expressions(self) -> Iterator[Expression]:
-        """Every expression of the plan, outermost only."""
+    def results(self) -> Iterator[Expression]:
+        """The expressions evaluated after grouping: outputs, order keys, HAVING."""
         yield from (output.expression for output in self.outputs)
         yield from (order.expression for order in self.order_by)
+        if self.having is not None:
+            yield self.having
+
+    def expressions(self) -> Iterator[Expression]:
+        """Every expression of the plan, outermost only."""
+        yield from self.results()
         yield from self.group_by
         if self.where is not None:
             yield self.where
@@ -207,6 +214,11 @@ class Plan(_Node):
         """The same question restricted to some of its data-set versions: what one node is asked."""
         kept = tuple(d for d in self.datasets if (d.dataset_id, d.version) in wanted)
         return self.model_copy(update={"datasets": kept})
+
+
+def fingerprint(expression: Expression) -> str:
+    """Text equal for equal expressions only; Python's own equality takes 1, 1.0 and True for the same."""
+    return expression.model_dump_json()
 
 
 def walk(expression: Expression) -> Iterator[Expression]:
