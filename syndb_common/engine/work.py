@@ -1,0 +1,324 @@
+"""Work inside the engine process: each piece on a ClickHouse connection of its own, all of them watched.
+
+A connection costs half a millisecond, so every query gets a fresh one: its limits are set, ``readonly`` last, and
+nothing of them outlives the query. One connection carries one stream at a time. The :class:`Keeper` ends what was
+cancelled, has used its time, or waits for a reader who does not come: it repeats KILL QUERY until the query is
+gone. ClickHouse ends a dropped stream without a word, so every way out of here that is not the end raises.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pyarrow as pa
+from chdb import ChdbError
+from chdb.state import connect
+
+from syndb_common.engine.failures import from_clickhouse
+from syndb_common.engine.interface import Limits, Scan
+from syndb_common.errors import Cancelled, IncompleteResult, LimitExceeded, SynDBError
+
+_WATCH_SECONDS = 0.05
+
+
+class Work:
+    """One query, statement or insert. Thread-safe: one thread works, others may ask for its end.
+
+    Attributes:
+        patience: seconds a started result may wait for its reader between two reads; None waits for ever.
+        reason: why it has to end, once that is decided.
+        rows: rows read from the result so far.
+    """
+
+    def __init__(self, tag: str, limits: Limits, query_id: str | None = None, request: int | None = None) -> None:
+        self.tag = tag
+        self.limits = limits
+        self.query_id = query_id
+        self.request = request
+        self.patience: float | None = None
+        self.reason: SynDBError | None = None
+        self.schema: pa.Schema | None = None
+        self.rows = 0
+        self.closed = False
+        self.on_close: Callable[[Work], None] = lambda work: None
+        self._result_bytes = 0
+        self._scanned_rows = 0
+        self._scanned_bytes = 0
+        self._busy = 0.0
+        self._since: float | None = None
+        self._idle_since = time.monotonic()
+        self._using = threading.Lock()
+        self._connection: Any = None
+        self._stream: Any = None
+
+    def check(self) -> None:
+        """Raise the reason when it has to end."""
+        if self.reason is not None:
+            raise self.reason
+
+    def open(self, path: str, *, readonly: bool, offered: bool = False) -> None:
+        """Connect and set the limits. ``offered`` results may outlive their time limit while waiting for a reader."""
+        with self._engine():
+            self._connection = connect(path)
+            self._connection.query(_settings(self.tag, self.limits, offered=offered))
+        if readonly:
+            self.protect()
+
+    def protect(self) -> None:
+        """From here on SELECT only, and no setting can be changed."""
+        self.run("SET readonly = 1")
+
+    def run(self, sql: str) -> None:
+        """Run one statement without a result."""
+        with self._engine():
+            self._connection.query(sql)
+
+    def start(self, sql: str) -> list[pa.RecordBatch]:
+        """Start one SELECT; sets :attr:`schema` and returns the first batches, empty when there are no rows."""
+        self.schema, self.rows, self._result_bytes = None, 0, 0
+        with self._engine():
+            self._stream = self._connection.send_query(sql, "Arrow")
+        return self.read()
+
+    def read(self) -> list[pa.RecordBatch]:
+        """The next batches of the result; an empty list is its proper end.
+
+        Raises:
+            LimitExceeded, Cancelled, SynDBError: the result is not complete and never will be.
+        """
+        with self._engine():
+            # The stream's own fetch() hides an empty result's schema and what was scanned: ask beneath it.
+            chunk = self._stream._conn.streaming_fetch_result(self._stream._result)
+            expected = int(chunk.rows_read())
+            self._scanned_rows += int(chunk.storage_rows_read())
+            self._scanned_bytes += int(chunk.storage_bytes_read())
+            content = chunk.bytes()
+        batches: list[pa.RecordBatch] = []
+        if content:
+            with pa.ipc.open_file(content) as file:
+                self.schema = self.schema or file.schema
+                batches = [batch for i in range(file.num_record_batches) if (batch := file.get_batch(i)).num_rows]
+        self._count(batches, expected)
+        return batches
+
+    def _count(self, batches: list[pa.RecordBatch], expected: int) -> None:
+        rows = sum(batch.num_rows for batch in batches)
+        if rows != expected:
+            raise IncompleteResult(f"the engine announced {expected} rows and delivered {rows}; repeat the query")
+        self.rows += rows
+        self._result_bytes += sum(batch.nbytes for batch in batches)
+        if self._result_bytes > self.limits.result_bytes:
+            raise LimitExceeded(
+                f"the result is larger than {self.limits.result_bytes} bytes",
+                hint="ask for less: add a condition or a LIMIT, or select fewer columns",
+            )
+
+    def read_all(self, sql: str) -> pa.Table:
+        """The whole result of one SELECT."""
+        batches = self.start(sql)
+        found = list(batches)
+        while batches:
+            batches = self.read()
+            found.extend(batches)
+        return pa.Table.from_batches(found, schema=self.schema)
+
+    def insert(self, target: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+        """Append batches of ``schema`` to the table ``target`` and return the rows written."""
+        columns = ", ".join(f"`{name}`" for name in schema.names)
+        with self._engine():
+            inserter = self._connection.send_insert(f"INSERT INTO {target} ({columns})", "ArrowStream")
+        sent = 0
+        try:
+            with pa.ipc.new_stream(_Sink(self, inserter), schema) as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
+                    sent += batch.num_rows
+            with self._engine():
+                written = int(inserter.finish().rows_written)
+        finally:
+            inserter.close()
+        if written != sent:
+            raise IncompleteResult(f"{written} of {sent} rows were written; repeat the import")
+        return sent
+
+    @property
+    def scan(self) -> Scan:
+        """What was read so far, and the seconds the engine worked."""
+        return Scan(self._scanned_rows, self._scanned_bytes, self._busy)
+
+    @contextmanager
+    def _engine(self) -> Iterator[None]:
+        """Time spent inside ClickHouse; translates its errors."""
+        with self._using:
+            self.check()
+            if self.closed:
+                raise Cancelled("the query has ended")
+            started = self._since = time.monotonic()
+            try:
+                yield
+            except (ChdbError, RuntimeError) as error:
+                raise self.reason or from_clickhouse(str(error)) from None
+            finally:
+                self._idle_since = time.monotonic()
+                self._busy += self._idle_since - started
+                self._since = None
+
+    def doomed(self) -> bool:
+        """Whether it has to end, deciding so when time or patience is over."""
+        now, since = time.monotonic(), self._since
+        if self.reason is None and not self.closed:
+            if since is not None and self._busy + now - since > self.limits.seconds:
+                self.reason = LimitExceeded(
+                    f"the query took longer than {self.limits.seconds:g} seconds",
+                    hint="ask for less, or allow more time",
+                )
+            elif since is None and self.patience is not None and now - self._idle_since > self.patience:
+                self.reason = Cancelled("nobody read the result in time", hint="repeat the query")
+        return self.reason is not None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether its result waits for a reader, and nothing else would close it."""
+        return self.patience is not None and self._since is None
+
+    def close(self) -> None:
+        """End the work, whatever state it is in, and give its connection back. Safe to repeat.
+
+        Closing the connection ends an unread stream inside ClickHouse; a later read raises instead of ending.
+        """
+        with self._using:
+            self._close()
+
+    def close_if_idle(self) -> None:
+        """Close, unless a thread is inside ClickHouse for it: that one will."""
+        if self._using.acquire(blocking=False):
+            try:
+                self._close()
+            finally:
+                self._using.release()
+
+    def _close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self._stream = None
+        if self._connection is not None:
+            self._connection.close()
+        self.on_close(self)
+
+
+class Keeper:
+    """All work that is going on, and the thread that ends what has to end."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._anchor = connect(path)  # ClickHouse shuts down with its last connection
+        self._works: dict[str, Work] = {}
+        self._changed = threading.Condition()
+        self._number = 0
+        threading.Thread(target=self._watch, name="keeper", daemon=True).start()
+
+    def new(self, limits: Limits | None = None, *, query_id: str | None = None, request: int | None = None) -> Work:
+        """Work that is watched from now on; it still has to be opened, and must be closed."""
+        with self._changed:
+            self._number += 1
+            work = Work(f"syndb-{self._number}", limits or Limits(), query_id, request)
+            work.on_close = self._forget
+            self._works[work.tag] = work
+            if len(self._works) == 1:
+                self._changed.notify()
+        return work
+
+    @contextmanager
+    def working(self, limits: Limits | None = None, *, readonly: bool = False) -> Iterator[Work]:
+        """Open work that closes at the end of the block."""
+        work = self.new(limits)
+        try:
+            work.open(self.path, readonly=readonly)
+            yield work
+        finally:
+            work.close()
+
+    def cancel(self, *, query_id: str | None = None, request: int | None = None) -> None:
+        """End the work of that query or request; nothing happens when there is none."""
+        with self._changed:
+            for work in self._works.values():
+                same_query = query_id is not None and work.query_id == query_id
+                if (same_query or (request is not None and work.request == request)) and work.reason is None:
+                    work.reason = Cancelled("the query was cancelled")
+            self._changed.notify()
+
+    def end(self, work: Work, reason: SynDBError) -> None:
+        """End this work for ``reason``, unless it has ended."""
+        with self._changed:
+            work.reason = work.reason or reason
+            self._changed.notify()
+
+    def _forget(self, work: Work) -> None:
+        with self._changed:
+            self._works.pop(work.tag, None)
+
+    def _watch(self) -> None:
+        connection = connect(self.path)
+        while True:
+            with self._changed:
+                while not self._works:
+                    self._changed.wait()
+                self._changed.wait(_WATCH_SECONDS)
+                works = list(self._works.values())
+            doomed = [work for work in works if work.doomed()]
+            for work in doomed:
+                if work.waiting:
+                    work.close_if_idle()
+            tags = ", ".join(f"'{work.tag}'" for work in doomed if not work.closed)
+            if tags:
+                with suppress(ChdbError, RuntimeError):  # tried again at once
+                    connection.query(f"KILL QUERY WHERE Settings['log_comment'] IN ({tags}) ASYNC")
+
+
+class _Sink:
+    """The file Arrow writes a stream to; every write goes on to ClickHouse."""
+
+    closed = False
+
+    def __init__(self, work: Work, inserter: Any) -> None:
+        self._work = work
+        self._inserter = inserter
+
+    def write(self, data: Any) -> int:
+        with self._work._engine():
+            self._inserter.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """The insert is finished by its owner."""
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _settings(tag: str, limits: Limits, *, offered: bool) -> str:
+    settings = {
+        "log_comment": f"'{tag}'",
+        # Inside ClickHouse the clock also runs while a reader is slow; the keeper counts working time only.
+        "max_execution_time": 0 if offered else limits.seconds,
+        "timeout_overflow_mode": "'throw'",
+        "max_memory_usage": limits.memory_bytes,
+        "max_result_rows": limits.result_rows,
+        "result_overflow_mode": "'throw'",
+        "async_insert": 0,
+    }
+    return "SET " + ", ".join(f"{name} = {value}" for name, value in settings.items())

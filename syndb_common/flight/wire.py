@@ -1,0 +1,64 @@
+"""What both ends of our Flight streams agree on: errors with their codes, and the end record.
+
+A stream is complete only with its end record: the application metadata of a last, empty batch, JSON
+``{"end": true, "rows": n}``. Errors travel as an error body (:class:`~syndb_common.errors.ErrorBody`) in the
+``extra_info`` of Flight's own error.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+from pyarrow import flight
+
+from syndb_common.errors import (
+    DeadlineExceeded,
+    ErrorBody,
+    IncompleteResult,
+    PeerUnavailable,
+    SynDBError,
+    Unauthenticated,
+)
+
+
+def end_record(rows: int) -> bytes:
+    """The metadata of the last batch of a complete stream."""
+    return json.dumps({"end": True, "rows": rows}).encode()
+
+
+def end_rows(metadata: pa.Buffer | None) -> int | None:
+    """Rows of the complete stream when this is its end record, else None."""
+    if metadata is None:
+        return None
+    try:
+        record = json.loads(metadata.to_pybytes())
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or record.get("end") is not True or not isinstance(record.get("rows"), int):
+        return None
+    return int(record["rows"])
+
+
+def to_flight(error: SynDBError) -> flight.FlightError:
+    """Our error as Flight carries it."""
+    kind = flight.FlightUnauthenticatedError if isinstance(error, Unauthenticated) else flight.FlightServerError
+    return kind(error.message, error.to_body().model_dump_json().encode())
+
+
+def from_flight(error: pa.ArrowException) -> SynDBError:
+    """The error behind what a Flight client raised."""
+    extra = getattr(error, "extra_info", b"")
+    if extra:
+        try:
+            return SynDBError.from_body(ErrorBody.model_validate_json(extra))
+        except ValueError:
+            pass  # not an error of ours: say what Flight says
+    text = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    if isinstance(error, flight.FlightTimedOutError):
+        return DeadlineExceeded("the Flight server did not answer in time")
+    if isinstance(error, flight.FlightUnavailableError):
+        return PeerUnavailable(f"the Flight server cannot be reached: {text}")
+    if isinstance(error, flight.FlightUnauthenticatedError):
+        return Unauthenticated(f"the Flight server refused the token: {text}")
+    return IncompleteResult(f"the stream broke off: {text}", hint="repeat the query")
