@@ -17,6 +17,7 @@ MAX_FRAME_BYTES = 1024 * 1024
 """Largest payload of a frame. Results above 64 KiB take the data plane; what is left is catalogues and plans."""
 
 _LENGTH = struct.Struct(">I")
+_READ_BYTES = 64 * 1024
 
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ class FrameStream:
         buffer, read = self._buffer, self._stream.read
         end = _LENGTH.size
         while len(buffer) < end or (end := _frame_end(buffer)) > len(buffer):
-            chunk = await read()
+            chunk = await read(_READ_BYTES)
             if not chunk:
                 raise StreamEnded
             buffer += chunk

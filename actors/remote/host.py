@@ -34,7 +34,7 @@ from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicat
 from multiaddr import Multiaddr
 
 from actors.remote.frames import FrameStream, FrameTooLarge, StreamEnded
-from actors.remote.identity import Identity
+from actors.remote.identity import Identity, is_peer_id
 from actors.remote.swarm import DaemonSwarm, new_host, quiet_logging
 from syndb_common.errors import ConfigError, InvalidRequest, PeerUnavailable
 
@@ -282,10 +282,9 @@ async def _reset(stream: INetStream) -> None:
 
 
 def _peer(peer_id: str) -> ID:
-    try:
-        return ID.from_string(peer_id)
-    except Exception as error:
-        raise InvalidRequest(f"{peer_id[:100]!r} is not a PeerId") from error
+    if not is_peer_id(peer_id):
+        raise InvalidRequest(f"{peer_id[:100]!r} is not a PeerId")
+    return ID.from_base58(peer_id)
 
 
 def _multiaddr(text: str) -> Multiaddr:

@@ -8,6 +8,7 @@ created with mode 0600 and refused when group or others may read it.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
@@ -34,6 +35,14 @@ _PEER_ID_PREFIX = bytes((0x00, 0x24, 0x08, 0x01, 0x12, 0x20))
 """Identity multihash of 36 bytes, holding a protobuf with key type Ed25519 and 32 bytes of key."""
 
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+
+
+_PEER_ID = re.compile(rf"[{_BASE58}]{{46,64}}")
+
+
+def is_peer_id(text: str) -> bool:
+    """Whether ``text`` has the form of a PeerId."""
+    return _PEER_ID.fullmatch(text) is not None
 
 
 class Identity:

@@ -57,7 +57,7 @@ NEGOTIATION_SECONDS = 10.0
 """For handshakes and for agreeing on a protocol: several round trips across an ocean, on a busy machine."""
 
 _NEVER = 7 * 86_400.0
-"""libp2p's own deadline for reads: none, since every read here has a deadline that is known where it matters."""
+"""For what libp2p does by itself: reads have their deadline here, and nobody is dialled to keep up a number."""
 
 
 class DaemonSwarm(Swarm):
@@ -71,6 +71,7 @@ class DaemonSwarm(Swarm):
         peerstore.add_key_pair(peer_id, key_pair)
         config = QUICTransportConfig(
             idle_timeout=IDLE_SECONDS,
+            auto_connect_interval=_NEVER,
             min_connections=0,
             low_watermark=0,
             max_connections=4 * MAX_INBOUND_CONNECTIONS,
@@ -124,6 +125,9 @@ class DaemonSwarm(Swarm):
     async def dial_peer(self, peer_id: ID) -> list[INetConn]:
         """Refuse: libp2p would choose the address."""
         raise SwarmException(f"not connected to {peer_id}")
+
+    def _schedule_auto_connect(self) -> None:
+        """Stay unconnected after a disconnect."""
 
     async def _end_streams_with(self, connection: SwarmConn) -> None:
         await connection.event_closed.wait()

@@ -7,7 +7,7 @@ import types
 import typing
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar, cast
 
 import trio
 
@@ -17,6 +17,7 @@ from actors.runtime.events import EventStream
 from actors.runtime.mailbox import Mailbox
 from actors.runtime.ref import ActorRef, LocalRef
 
+T = TypeVar("T")
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Any]])
 _MARK = "_handles_messages"
 
@@ -80,14 +81,16 @@ class Context:
             raise RuntimeError("background tasks start in on_start or later, not in __init__")
         self._nursery.start_soon(task, *args)
 
-    def delegate(self, task: Callable[..., Awaitable[Any]], *args: Any) -> Delegated:
+    def delegate(self, task: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Let ``task(*args)`` give the answer while the mailbox goes on: ``return self.context.delegate(...)``.
 
         What the task returns or raises goes to the asker; an error does not crash the actor. It is cancelled
         when its asker gives up, and when the actor ends. Beyond ``max_delegates`` at a time the asker gets
         MailboxFull. State it shares with handlers may have changed whenever it has awaited something.
+
+        It is typed as the answer, so that the annotation of the handler says what its asker gets.
         """
-        return Delegated(task, args)
+        return cast("T", Delegated(task, args))
 
     def find(self, name: str) -> ActorRef:
         """The reference of another actor of the tree; valid before that actor has started. Raises UnknownActor."""

@@ -1,1 +1,1 @@
-"""syndb_hub/federation"""
+"""The federation as the hub sees it: who holds what, how a question reaches them, how their parts become one answer."""

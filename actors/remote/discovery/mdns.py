@@ -9,7 +9,6 @@ and nothing is ever found.
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +21,7 @@ from multiaddr import Multiaddr
 from zeroconf import Error, IPVersion, ServiceBrowser, ServiceInfo, ServiceStateChange, Zeroconf
 
 from actors.remote.discovery import PeerAddresses
+from actors.remote.identity import is_peer_id
 
 SERVICE = "_syndb._udp.local."
 MAX_TXT_STRING = 255
@@ -34,7 +34,6 @@ MAX_WAITING = 64
 RESOLVE_MILLISECONDS = 2000
 STOP_SECONDS = 5.0
 
-_PEER_ID = re.compile(r"[1-9A-HJ-NP-Za-km-z]{46,64}")
 _ZEROCONF = trio.CapacityLimiter(4)
 
 log = structlog.get_logger()
@@ -154,7 +153,7 @@ def _read(properties: dict[bytes, bytes | None], role: str) -> PeerAddresses | N
     except UnicodeDecodeError:
         return None
     peer_id = texts.get("p2p", "")
-    if texts.get("role") != role or not _PEER_ID.fullmatch(peer_id):
+    if texts.get("role") != role or not is_peer_id(peer_id):
         return None
     addresses = []
     for position in range(MAX_ANNOUNCED):

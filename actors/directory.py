@@ -1,0 +1,109 @@
+"""The hub's picture of its federation: who the nodes are, how they feel, what they hold.
+
+The registry actor alone writes it; everybody else reads the current snapshot without waiting. A snapshot never
+changes, so a reader that holds one has a consistent picture for as long as it likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+from uuid import UUID
+
+import trio
+
+from syndb_common.messages import Endpoints
+from syndb_common.tables.versions import PublishedVersion
+
+
+class Health(StrEnum):
+    """How a node answers; decides whether queries go to it.
+
+    ``unknown`` and ``unreachable`` nodes are not asked, ``degraded`` ones are asked last.
+    """
+
+    UNKNOWN = "unknown"
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNREACHABLE = "unreachable"
+
+    @property
+    def routable(self) -> bool:
+        """Whether queries may go to a node in this state."""
+        return self in (Health.HEALTHY, Health.DEGRADED)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRecord:
+    """What the hub stores of a node: survives restarts of both."""
+
+    id: UUID
+    name: str
+    peer_id: str
+    endpoints: Endpoints
+    registered_at: datetime
+    institution: str = ""
+    description: str = ""
+    contact_email: str = ""
+    software: str = ""
+    is_active: bool = True
+    schema_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A node as the hub sees it now."""
+
+    record: ClusterRecord
+    health: Health = Health.UNKNOWN
+    cause: str = "not checked yet"
+    failures: int = 0
+    latency_seconds: float | None = None
+    last_seen: datetime | None = None
+    catalogue_revision: int | None = None
+    versions: tuple[PublishedVersion, ...] = ()
+    sharing: Mapping[UUID, str] = field(default_factory=dict)
+
+
+class Directory:
+    """The current snapshot, and a way to wait for the next one."""
+
+    def __init__(self) -> None:
+        self._clusters: Mapping[UUID, Cluster] = MappingProxyType({})
+        self._by_peer: Mapping[str, UUID] = MappingProxyType({})
+        self._changed = trio.Event()
+
+    @property
+    def clusters(self) -> Mapping[UUID, Cluster]:
+        """All nodes by id."""
+        return self._clusters
+
+    def by_peer(self, peer_id: str) -> Cluster | None:
+        """The node that has this PeerId, if any."""
+        found = self._by_peer.get(peer_id)
+        return None if found is None else self._clusters[found]
+
+    def by_name(self, name: str) -> Cluster | None:
+        """The node of that name, if any."""
+        return next((c for c in self._clusters.values() if c.record.name == name), None)
+
+    def publish(self, changed: Iterable[Cluster]) -> None:
+        """Put these nodes in place of their former states. For the registry actor only."""
+        clusters = {**self._clusters, **{cluster.record.id: cluster for cluster in changed}}
+        self._clusters = MappingProxyType(clusters)
+        self._by_peer = MappingProxyType({c.record.peer_id: c.record.id for c in clusters.values()})
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def wait_unroutable(self, cluster_id: UUID) -> str:
+        """Return when the node of that id stops being routable, with the cause."""
+        while True:
+            cluster = self._clusters.get(cluster_id)
+            if cluster is None or not cluster.record.is_active:
+                return "the node left the federation"
+            if not cluster.health.routable:
+                return cluster.cause
+            await self._changed.wait()

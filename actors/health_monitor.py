@@ -1,0 +1,178 @@
+"""The hub's health monitor: one loop per node, so that a slow node never delays another.
+
+A ping brings the node's engine state, schema version and catalogue revision. A node behind in its schema is sent
+the migrations, a changed catalogue is fetched. What was seen goes to the registry as :class:`HealthObserved`.
+
+| before | fast, engine ok, schema current | slow or partly failing | failed, fewer than N in a row | N-th failure |
+|---|---|---|---|---|
+| unknown | healthy | degraded | unknown | unreachable |
+| healthy | healthy | degraded | healthy | unreachable |
+| degraded | healthy | degraded | degraded | unreachable |
+| unreachable | healthy | degraded | unreachable | unreachable |
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+import trio
+
+from actors.directory import Cluster, Directory, Health
+from actors.runtime import Actor, ActorError, ActorRef, handle
+from actors.schema_sync import SyncCluster
+from syndb_common.errors import SynDBError, Unavailable
+from syndb_common.messages import CatalogAnnouncement, DatasetCatalogRequest, HealthPing, HealthReport
+
+log = structlog.get_logger(__name__)
+
+CATALOGUE_SECONDS = 10.0
+"""A catalogue of 100,000 versions is some 30 MB of JSON-like frames; ten seconds suffice on slow lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthPolicy:
+    """When a node counts as slow or gone. Seconds.
+
+    After a failed ping the next one comes after ``retry``: a node that is gone is known to be within
+    ``unreachable_after * (timeout + retry)``.
+    """
+
+    interval: float = 2.0
+    timeout: float = 2.0
+    retry: float = 0.5
+    degraded_latency: float = 1.0
+    unreachable_after: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Look after this node, now."""
+
+    cluster_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class HealthObserved:
+    """The outcome of one ping. ``latency_seconds`` is None when it failed."""
+
+    cluster_id: UUID
+    health: Health
+    cause: str
+    failures: int
+    latency_seconds: float | None = None
+    schema_version: int | None = None
+
+
+def assess(
+    now: Cluster, outcome: HealthReport | SynDBError, latency: float, *, policy: HealthPolicy, schema_version: int
+) -> HealthObserved:
+    """The state of a node after one ping: the table above as a pure function."""
+    if isinstance(outcome, SynDBError):
+        failures = now.failures + 1
+        health = Health.UNREACHABLE if failures >= policy.unreachable_after else now.health
+        return HealthObserved(now.record.id, health, f"{failures} pings failed: {outcome.message}", failures)
+    causes = []
+    if outcome.engine != "ok":
+        causes.append(f"engine: {outcome.engine}")
+    if latency > policy.degraded_latency:
+        causes.append(f"answers take {latency:.1f} s")
+    if outcome.schema_version != schema_version:
+        causes.append(f"schema version {outcome.schema_version}, the hub has {schema_version}")
+    health = Health.DEGRADED if causes else Health.HEALTHY
+    return HealthObserved(now.record.id, health, "; ".join(causes), 0, latency, outcome.schema_version)
+
+
+class HealthMonitor(Actor):
+    """Pings every active node of the directory, tells the registry, and has the schema publisher update the node.
+
+    Args:
+        directory: whom to ping.
+        peer: makes the reference to a node.
+    """
+
+    expected = (SynDBError,)
+
+    def __init__(
+        self,
+        *,
+        directory: Directory,
+        peer: Callable[[Cluster], ActorRef],
+        policy: HealthPolicy,
+        schema_version: int,
+    ) -> None:
+        self._directory = directory
+        self._peer = peer
+        self._policy = policy
+        self._schema_version = schema_version
+        self._wake: dict[UUID, trio.Event] = {}
+
+    async def on_start(self) -> None:
+        """Watch all nodes that are known."""
+        for cluster in self._directory.clusters.values():
+            self._start(cluster.record.id)
+
+    @handle
+    async def watch(self, message: Watch) -> None:
+        """Begin to watch a node, or ping it at once when it is watched already."""
+        self._start(message.cluster_id)
+
+    @property
+    def _registry(self) -> ActorRef:
+        return self.context.find("registry")
+
+    def _start(self, cluster_id: UUID) -> None:
+        if cluster_id in self._wake:
+            self._wake[cluster_id].set()
+        else:
+            self._wake[cluster_id] = trio.Event()
+            self.context.start_soon(self._look_after, cluster_id)
+
+    async def _look_after(self, cluster_id: UUID) -> None:
+        try:
+            while (cluster := self._directory.clusters.get(cluster_id)) is not None and cluster.record.is_active:
+                observed = await self._check(cluster)
+                pause = self._policy.interval if observed.failures == 0 else self._policy.retry
+                with trio.move_on_after(pause):
+                    await self._wake[cluster_id].wait()
+                self._wake[cluster_id] = trio.Event()
+        finally:
+            self._wake.pop(cluster_id, None)
+
+    async def _check(self, cluster: Cluster) -> HealthObserved:
+        peer = self._peer(cluster)
+        began = trio.current_time()
+        outcome: HealthReport | SynDBError
+        try:
+            outcome = await peer.ask(HealthPing(clock=time.time()), timeout=self._policy.timeout)
+            latency = trio.current_time() - began
+            if isinstance(outcome, HealthReport) and outcome.schema_version < self._schema_version:
+                outcome = await self._update_schema(cluster, outcome)
+        except SynDBError as error:
+            outcome, latency = error, 0.0
+        except ActorError as error:
+            outcome, latency = Unavailable(f"the hub could not check it: {error}"), 0.0
+        observed = assess(cluster, outcome, latency, policy=self._policy, schema_version=self._schema_version)
+        if isinstance(outcome, HealthReport) and outcome.catalogue_revision != cluster.catalogue_revision:
+            await self._fetch_catalogue(cluster, peer)
+        try:
+            await self._registry.ask(observed, timeout=self._policy.timeout)
+        except ActorError as error:
+            log.warning("observation lost", cluster=cluster.record.name, cause=str(error))
+        return observed
+
+    async def _update_schema(self, cluster: Cluster, report: HealthReport) -> HealthReport:
+        synced = await self.context.find("schema_publisher").ask(
+            SyncCluster(cluster.record.id, report.schema_version), timeout=60
+        )
+        return report.model_copy(update={"schema_version": synced.schema_version})
+
+    async def _fetch_catalogue(self, cluster: Cluster, peer: ActorRef) -> None:
+        try:
+            announced: CatalogAnnouncement = await peer.ask(DatasetCatalogRequest(), timeout=CATALOGUE_SECONDS)
+            await self._registry.ask(announced, timeout=CATALOGUE_SECONDS, sender=cluster.record.peer_id)
+        except (SynDBError, ActorError) as error:
+            log.warning("no catalogue", cluster=cluster.record.name, cause=str(error))

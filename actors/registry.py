@@ -1,0 +1,267 @@
+"""The hub's registry: admits nodes, remembers them, and keeps the directory that everybody reads.
+
+A node is admitted in two steps, each one message: it asks for a challenge, then proves the federation password
+over both nonces, both PeerIds and its name (:mod:`actors.remote.proof`). From then on its PeerId counts, which
+the transport has verified. The name belongs to the first PeerId that proved it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Protocol
+from uuid import UUID, uuid4
+
+import structlog
+
+from actors.directory import Cluster, ClusterRecord, Directory, Health
+from actors.health_monitor import HealthObserved, Watch
+from actors.remote.proof import Transcript, generate_nonce, hub_proof, node_proof, verify
+from actors.runtime import Actor, handle
+from syndb_common.errors import Conflict, InvalidRequest, JoinRefused, SynDBError, TooManyRequests
+from syndb_common.messages import (
+    PROTOCOL_VERSION,
+    Acknowledged,
+    CatalogAnnouncement,
+    JoinChallenge,
+    JoinRequest,
+    RegisterCluster,
+    Registered,
+)
+
+log = structlog.get_logger(__name__)
+
+JOIN_SECONDS = 30.0
+"""A challenge is void after this: a node needs one round trip and, once, a key stretched by Argon2id."""
+PENDING_JOINS = 1000
+"""Challenges kept at once; the oldest give way, so strangers cannot fill the memory."""
+FAILED_PROOFS = 5
+"""Wrong proofs of one PeerId within a minute before it has to wait: guessing stays hopeless, a typo does not hurt."""
+
+
+class ClusterStore(Protocol):
+    """Where the registry keeps its records; the hub's metadata store implements it."""
+
+    async def load(self) -> list[ClusterRecord]:
+        """All records."""
+        ...
+
+    async def save(self, record: ClusterRecord) -> None:
+        """Insert or replace one record."""
+        ...
+
+    async def record_transition(self, cluster_id: UUID, at: datetime, old: str, new: str, cause: str) -> None:
+        """Keep one change of health for audit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Deactivate:
+    """Exclude a node from the federation; its record stays."""
+
+    cluster_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class _Join:
+    peer_id: str
+    cluster_name: str
+    node_nonce: bytes
+    hub_nonce: bytes
+    until: float
+
+
+class Registry(Actor):
+    """Admits nodes and writes the directory.
+
+    Args:
+        directory: where the picture is published.
+        store: where it is kept.
+        hub_peer_id: our own PeerId, part of every proof.
+        key: the stretched federation password.
+        schema_version: the hub's, told to nodes.
+    """
+
+    expected = (SynDBError,)
+
+    def __init__(
+        self,
+        *,
+        directory: Directory,
+        store: ClusterStore,
+        hub_peer_id: str,
+        key: bytes,
+        schema_version: int,
+    ) -> None:
+        self._directory = directory
+        self._store = store
+        self._hub_peer_id = hub_peer_id
+        self._key = key
+        self._schema_version = schema_version
+        self._joins: OrderedDict[UUID, _Join] = OrderedDict()
+        self._failures: OrderedDict[str, list[float]] = OrderedDict()
+
+    async def on_start(self) -> None:
+        """Load the records; nodes known from before are pinged without waiting for them to call."""
+        known = self._directory.clusters
+        self._directory.publish([Cluster(record) for record in await self._store.load() if record.id not in known])
+
+    @handle
+    async def challenge(self, message: JoinRequest) -> JoinChallenge:
+        """First step of joining."""
+        peer_id = self._sender()
+        if message.protocol_version not in (PROTOCOL_VERSION, PROTOCOL_VERSION - 1):
+            raise InvalidRequest(
+                f"the node speaks protocol {message.protocol_version}, this hub {PROTOCOL_VERSION}",
+                hint="Update the older of the two.",
+            )
+        self._check_failures(peer_id)
+        self._check_name(message.cluster_name, peer_id)
+        while len(self._joins) >= PENDING_JOINS:
+            self._joins.popitem(last=False)
+        join_id, hub_nonce = uuid4(), generate_nonce()
+        until = self.context.clock.now() + JOIN_SECONDS
+        self._joins[join_id] = _Join(peer_id, message.cluster_name, message.node_nonce, hub_nonce, until)
+        return JoinChallenge(join_id=join_id, hub_nonce=hub_nonce)
+
+    @handle
+    async def register(self, message: RegisterCluster) -> Registered:
+        """Second step of joining: verify the proof, then the name is the node's."""
+        peer_id = self._sender()
+        self._check_failures(peer_id)
+        join = self._joins.pop(message.join_id, None)
+        if join is None or join.peer_id != peer_id or join.until < self.context.clock.now():
+            raise JoinRefused("this challenge is unknown, used or too old", hint="Start joining again.")
+        transcript = Transcript(
+            node_nonce=join.node_nonce,
+            hub_nonce=join.hub_nonce,
+            node_peer_id=peer_id,
+            hub_peer_id=self._hub_peer_id,
+            cluster_name=join.cluster_name,
+        )
+        if not verify(message.node_proof, node_proof(self._key, transcript)):
+            self._failures.setdefault(peer_id, []).append(self.context.clock.now())
+            log.warning("join refused: wrong federation password", cluster=join.cluster_name, peer_id=peer_id)
+            raise JoinRefused(
+                "invalid federation password",
+                hint="SYNDB_FEDERATION_PASSWORD (or federation.password) of the node must equal the hub's exactly.",
+            )
+        self._failures.pop(peer_id, None)
+        self._check_name(join.cluster_name, peer_id)
+        record = self._record(join.cluster_name, peer_id, message)
+        await self._store.save(record)
+        before = self._directory.clusters.get(record.id, Cluster(record))
+        self._directory.publish([replace(before, record=record, catalogue_revision=None, failures=0)])
+        log.info("node registered", cluster=record.name, peer_id=peer_id)
+        self.context.find("health_monitor").tell(Watch(record.id))
+        return Registered(
+            cluster_id=record.id, hub_proof=hub_proof(self._key, transcript), schema_version=self._schema_version
+        )
+
+    @handle
+    async def announced(self, message: CatalogAnnouncement) -> Acknowledged:
+        """A node says what it has published."""
+        cluster = self._directory.by_peer(self._sender())
+        if cluster is None:
+            raise JoinRefused("this PeerId is not registered", hint="Join first.")
+        self._directory.publish(
+            [
+                replace(
+                    cluster,
+                    catalogue_revision=message.revision,
+                    versions=message.versions,
+                    sharing=dict(message.sharing),
+                )
+            ]
+        )
+        return Acknowledged()
+
+    @handle
+    async def observed(self, message: HealthObserved) -> None:
+        """The health monitor saw something."""
+        cluster = self._directory.clusters.get(message.cluster_id)
+        if cluster is None:
+            return
+        now = datetime.now(UTC)
+        record = cluster.record
+        if message.schema_version is not None and message.schema_version != record.schema_version:
+            record = replace(record, schema_version=message.schema_version)
+            await self._store.save(record)
+        self._directory.publish(
+            [
+                replace(
+                    cluster,
+                    record=record,
+                    health=message.health,
+                    cause=message.cause,
+                    failures=message.failures,
+                    latency_seconds=message.latency_seconds,
+                    last_seen=now if message.latency_seconds is not None else cluster.last_seen,
+                )
+            ]
+        )
+        if message.health is not cluster.health:
+            log.info("health changed", cluster=record.name, was=cluster.health, now=message.health, cause=message.cause)
+            await self._store.record_transition(record.id, now, cluster.health, message.health, message.cause)
+
+    @handle
+    async def deactivate(self, message: Deactivate) -> None:
+        """Exclude a node; its next message is refused."""
+        cluster = self._directory.clusters.get(message.cluster_id)
+        if cluster is not None:
+            record = replace(cluster.record, is_active=False)
+            await self._store.save(record)
+            self._directory.publish([replace(cluster, record=record, health=Health.UNKNOWN, cause="deactivated")])
+
+    def _record(self, name: str, peer_id: str, message: RegisterCluster) -> ClusterRecord:
+        known = self._directory.by_name(name)
+        return ClusterRecord(
+            id=known.record.id if known else uuid4(),
+            name=name,
+            peer_id=peer_id,
+            endpoints=message.endpoints,
+            registered_at=known.record.registered_at if known else datetime.now(UTC),
+            institution=message.institution,
+            description=message.description,
+            contact_email=message.contact_email,
+            software=message.software,
+            schema_version=message.schema_version,
+        )
+
+    def _check_name(self, name: str, peer_id: str) -> None:
+        by_name = self._directory.by_name(name)
+        if by_name is not None and by_name.record.peer_id != peer_id:
+            raise Conflict(
+                f"the name {name} belongs to another node",
+                hint="Choose another cluster name, or ask the hub's operator to remove the old node.",
+            )
+        by_peer = self._directory.by_peer(peer_id)
+        if by_peer is not None and by_peer.record.name != name:
+            raise Conflict(
+                f"this node is already registered as {by_peer.record.name}",
+                hint="Keep that name, or give the node a key of its own.",
+            )
+        if by_name is not None and not by_name.record.is_active:
+            raise JoinRefused(
+                f"{name} was deactivated by the hub's operator", hint="Ask the hub's operator to activate it again."
+            )
+
+    def _check_failures(self, peer_id: str) -> None:
+        now = self.context.clock.now()
+        recent = [at for at in self._failures.get(peer_id, ()) if now - at < 60]
+        if len(recent) >= FAILED_PROOFS:
+            raise TooManyRequests("too many wrong proofs", hint="Wait a minute, and check the federation password.")
+        if recent:
+            self._failures[peer_id] = recent
+            self._failures.move_to_end(peer_id)
+        else:
+            self._failures.pop(peer_id, None)
+        while len(self._failures) > PENDING_JOINS:
+            self._failures.popitem(last=False)
+
+    def _sender(self) -> str:
+        sender = self.context.sender
+        if not isinstance(sender, str):
+            raise InvalidRequest("this message must come from a peer")
+        return sender

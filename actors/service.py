@@ -1,0 +1,52 @@
+"""A long-running part as an actor: an engine process, a network host, an HTTP server.
+
+The part is a coroutine function that reports when it works and then runs until cancelled. When it ends or raises,
+the actor crashes and its supervisor starts a fresh one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from actors.runtime import Actor
+from syndb_common.errors import Unavailable
+
+Run = Callable[..., object]
+"""``async def run(*, task_status)``: calls ``task_status.started()`` once it works, then runs until cancelled."""
+
+
+class Service(Actor):
+    """Keeps one long-running part alive; takes no messages.
+
+    Args:
+        run: the part.
+        start_seconds: how long it may take until it works; beyond that the start counts as failed.
+    """
+
+    def __init__(self, run: Run, *, start_seconds: float = 30.0) -> None:
+        self._run = run
+        self._start_seconds = start_seconds
+
+    async def on_start(self) -> None:
+        """Start the part and wait until it works."""
+        started = _Started()
+        self.context.start_soon(self._serve, started)
+        with trio.fail_after(self._start_seconds):
+            await started.event.wait()
+
+    async def _serve(self, started: _Started) -> None:
+        await self._run(task_status=started)  # type: ignore[misc]
+        raise Unavailable(f"{self.context.name} ended by itself")
+
+
+class _Started:
+    """A task status that sets an event: the actor waits for it without holding a nursery open."""
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+
+    def started(self, value: object = None) -> None:
+        """Called by the part when it works."""
+        self.event.set()

@@ -1,0 +1,113 @@
+"""The hub's REST API as the command line sees it: one place for address, token, errors and waiting."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import ValidationError
+
+from syndb_common.errors import ConfigError, DeadlineExceeded, ErrorBody, SynDBError, Unavailable
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+POLL_SECONDS = 10.0
+"""How long one request waits at the hub for a job to finish, before the progress display is refreshed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where the hub is and who asks; the token never appears in a ``repr``."""
+
+    url: str
+    _token: str
+
+    def __repr__(self) -> str:
+        return f"Connection({self.url})"
+
+    @classmethod
+    def from_environment(cls, url: str | None = None, token_file: Path | None = None) -> Connection:
+        """Address and token from the options or the environment.
+
+        Address: ``--server-url``, SYNDB_SERVER_URL, SYNDB_HUB_URL, else this machine. Token: ``--token-file``,
+        SYNDB_TOKEN, SYNDB_TOKEN_FILE, else ``token`` in the configuration folder.
+        """
+        environ = os.environ
+        address = url or environ.get("SYNDB_SERVER_URL") or environ.get("SYNDB_HUB_URL") or DEFAULT_URL
+        token = "" if token_file else environ.get("SYNDB_TOKEN", "")
+        path = token_file or (Path(environ["SYNDB_TOKEN_FILE"]) if environ.get("SYNDB_TOKEN_FILE") else None)
+        if not token and path is None and (config_folder() / "token").is_file():
+            path = config_folder() / "token"
+        if not token and path is not None:
+            try:
+                token = path.read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise ConfigError(f"cannot read the token file {path}: {error.strerror}") from error
+        return cls(address.rstrip("/"), token)
+
+    def request(self, method: str, path: str, *, seconds: float = 60.0, **options: Any) -> httpx.Response:
+        """Send one request.
+
+        Raises:
+            SynDBError: the error the hub answered with.
+            Unavailable: nobody listens at the address.
+            DeadlineExceeded: no answer within ``seconds``.
+        """
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        try:
+            response = httpx.request(method, self.url + path, headers=headers, timeout=seconds, **options)
+        except httpx.TimeoutException as error:
+            raise DeadlineExceeded(f"no answer from {self.url} within {seconds:g} s") from error
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise Unavailable(
+                f"cannot reach the hub at {self.url}: {error}",
+                hint="Is syndb-hub running? Name another address with --server-url or SYNDB_SERVER_URL.",
+            ) from error
+        if response.is_error:
+            raise error_of(response)
+        return response
+
+    def get(self, path: str, **options: Any) -> Any:
+        """GET and decode JSON."""
+        return self.request("GET", path, **options).json()
+
+    def post(self, path: str, body: object, **options: Any) -> Any:
+        """POST JSON and decode JSON."""
+        return self.request("POST", path, json=body, **options).json()
+
+    def wait_for_job(self, job_id: str, seconds: float, on_status: Callable[[str], None]) -> dict[str, Any]:
+        """Poll a job until it has ended; ``on_status`` hears every status.
+
+        Raises:
+            DeadlineExceeded: it still runs after ``seconds``; it goes on, and its id is in the message.
+        """
+        until = time.monotonic() + seconds
+        pause = 0.05
+        while True:
+            job: dict[str, Any] = self.get(f"/v1/jobs/{job_id}")
+            on_status(job["status"])
+            if job["status"] in ("completed", "failed", "cancelled"):
+                return job
+            if time.monotonic() > until:
+                raise DeadlineExceeded(f"job {job_id} still runs", hint=f"Ask again later: GET /v1/jobs/{job_id}")
+            time.sleep(pause)
+            pause = min(1.0, pause * 1.5)
+
+
+def error_of(response: httpx.Response) -> SynDBError:
+    """The error a response carries, also when what answered is not a hub."""
+    try:
+        return SynDBError.from_body(ErrorBody.model_validate(response.json()))
+    except (ValueError, ValidationError):
+        return Unavailable(
+            f"{response.url} answered {response.status_code} and is no SynDB hub", hint="Check the server URL."
+        )
+
+
+def config_folder() -> Path:
+    """Folder of the user's own SynDB files."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "syndb"

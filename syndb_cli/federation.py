@@ -1,0 +1,221 @@
+"""``syndb federation``: for node operators. Writes the node's configuration, shows how it stands, tests it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from syndb_cli.client import Connection, config_folder
+from syndb_cli.options import DashedGroup
+from syndb_cli.output import errors_as_lines, notes, show_json, show_table
+from syndb_common.errors import Conflict, SynDBError
+from syndb_common.settings import load, render
+
+app = typer.Typer(cls=DashedGroup, no_args_is_help=True, help="Join a federation and look after a node.")
+
+Config = Annotated[
+    Path | None, typer.Option("--config", help="The node's configuration file.", envvar="SYNDB_NODE_CONFIG")
+]
+ServerUrl = Annotated[str | None, typer.Option("--server-url", help="Address of the hub.", envvar="SYNDB_SERVER_URL")]
+TokenFile = Annotated[Path | None, typer.Option("--token-file", help="File that holds the API token.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def default_config() -> Path:
+    """Where ``init`` writes the node's configuration unless told otherwise."""
+    return config_folder() / "node.toml"
+
+
+@app.command()
+def init(
+    cluster_name: Annotated[str, typer.Option(help="Unique name of this node.", envvar="FEDERATION_CLUSTER_NAME")],
+    hub_peer_id: Annotated[str, typer.Option(help="The hub's PeerId, from its operator (`syndb-hub id`).")],
+    federation_password: Annotated[
+        str,
+        typer.Option(help="The federation password.", envvar="SYNDB_FEDERATION_PASSWORD", prompt=True, hide_input=True),
+    ],
+    institution: Annotated[str, typer.Option(help="Shown to users.")] = "",
+    description: Annotated[str, typer.Option(help="Shown to users.")] = "",
+    contact_email: Annotated[str, typer.Option(help="For the hub's operator.")] = "",
+    hub_multiaddr: Annotated[
+        list[str] | None, typer.Option(help="libp2p address of the hub; needed beyond the LAN. Repeatable.")
+    ] = None,
+    listen_addr: Annotated[list[str] | None, typer.Option(help="libp2p listen address. Repeatable.")] = None,
+    flight_port: Annotated[int, typer.Option(help="Port of the Flight server.")] = 50052,
+    flight_advertise: Annotated[str, typer.Option(help="host:port of it as the hub sees it.")] = "",
+    share: Annotated[str, typer.Option(help="What leaves the node: none, count, aggregate or rows.")] = "aggregate",
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the node's data.")] = None,
+    config: Config = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Write a node's configuration and create its key."""
+    from actors.remote.identity import Identity
+    from syndb_common.node_settings import NodeSettings
+
+    with errors_as_lines():
+        path = config or default_config()
+        if path.exists() and not force:
+            raise Conflict(f"{path} exists", hint="Use --force to replace it, or --config for another file.")
+        folder = (data_dir or path.parent / "node").absolute()
+        federation: dict[str, Any] = {"password": federation_password.strip(), "hub_peer_id": hub_peer_id}
+        if hub_multiaddr:
+            federation["hub_multiaddrs"] = hub_multiaddr
+        if listen_addr:
+            federation["listen"] = listen_addr
+        values = {
+            "data_dir": str(folder),
+            "cluster": {
+                "name": cluster_name,
+                "institution": institution,
+                "description": description,
+                "contact_email": contact_email,
+            },
+            "federation": federation,
+            "flight": {"port": flight_port, **({"advertise": flight_advertise} if flight_advertise else {})},
+            "policy": {"share": share},
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".new")
+        draft.touch(mode=0o600)
+        draft.write_text(render(NodeSettings, values), encoding="utf-8")
+        try:
+            load(NodeSettings, draft, environ={})
+            folder.mkdir(parents=True, exist_ok=True)
+            identity = Identity.load_or_create(folder / "identity.key")
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+        notes.print(f"wrote {path}; this node is {identity.peer_id}", markup=False)
+        notes.print(f"start it with: syndb-node run --config {path}", markup=False)
+
+
+@app.command()
+def status(config: Config = None, as_json: AsJson = False) -> None:
+    """Show this node's configuration and how it stands with its hub."""
+    with errors_as_lines(as_json=as_json):
+        settings = _settings(config)
+        state = _state(settings.data_dir)
+        shown = {
+            "cluster": settings.cluster.name,
+            "institution": settings.cluster.institution,
+            "hub_peer_id": settings.federation.hub_peer_id,
+            "hub_multiaddrs": list(settings.federation.hub_multiaddrs),
+            "listen": list(settings.federation.listen),
+            "mdns": settings.federation.enable_mdns,
+            "flight": settings.flight.advertise or f"localhost:{settings.flight.port}",
+            "share": settings.policy.share.value,
+            "data_dir": str(settings.data_dir),
+            "state": state.get("state", "never started"),
+            "cause": state.get("cause", ""),
+            "hint": state.get("hint", ""),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state["at"])) if "at" in state else "",
+        }
+        if as_json:
+            show_json(shown)
+        else:
+            show_table(["key", "value"], [[key, str(value)] for key, value in shown.items() if value not in ("", [])])
+
+
+@app.command("test")
+def check_connection(config: Config = None, as_json: AsJson = False) -> None:
+    """Test what this node needs: its configuration, the hub's addresses, the engine's folder."""
+    import trio
+
+    from syndb_cli.connectivity import checks
+
+    with errors_as_lines(as_json=as_json):
+        results = trio.run(checks, _settings(config))
+        if as_json:
+            show_json([result.__dict__ for result in results])
+        else:
+            show_table(
+                ["test", "result", "ms", "cause"],
+                [[r.name, "pass" if r.passed else "FAIL", round(r.milliseconds, 1), r.cause] for r in results],
+            )
+        if not all(result.passed for result in results):
+            raise typer.Exit(10)
+
+
+@app.command()
+def clusters(server_url: ServerUrl = None, token_file: TokenFile = None, as_json: AsJson = False) -> None:
+    """List the nodes of the federation with health and data sets."""
+    with errors_as_lines(as_json=as_json):
+        found = Connection.from_environment(server_url, token_file).get("/v1/federation/clusters")["clusters"]
+        if as_json:
+            show_json(found)
+            return
+        show_table(
+            ["cluster", "health", "data sets", "rows", "schema", "ms", "institution"],
+            [
+                [
+                    node["name"],
+                    node["health"] if node["is_active"] else "inactive",
+                    len(node["datasets"]),
+                    sum(sum(dataset["row_counts"].values()) for dataset in node["datasets"]),
+                    node["schema_version"],
+                    node["latency_ms"],
+                    node["institution"],
+                ]
+                for node in found
+            ],
+        )
+        for node in found:
+            if node["health"] not in ("healthy",) and node["health_cause"]:
+                notes.print(f"{node['name']}: {node['health_cause']}", style="yellow", markup=False)
+
+
+@app.command("sync-schema")
+def sync_schema(
+    dry_run: Annotated[bool, typer.Option(help="Only show what would be applied.")] = False,
+    server_url: ServerUrl = None,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have the hub push pending schema migrations to all its nodes."""
+    with errors_as_lines(as_json=as_json):
+        hub = Connection.from_environment(server_url, token_file)
+        report = hub.post("/v1/federation/schema/sync", {"dry_run": dry_run})
+        if as_json:
+            show_json(report)
+            return
+        show_table(
+            ["cluster", "schema", "would apply" if dry_run else "applied", "cause"],
+            [
+                [r["cluster"], r["schema_version"], str(r["applied"] or "nothing"), r["cause"]]
+                for r in report["results"]
+            ],
+        )
+
+
+@app.command()
+def logout(config: Config = None, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Remove this node's configuration. Its data and key stay."""
+    with errors_as_lines():
+        path = config or default_config()
+        settings = _settings(path)
+        if not yes and not typer.confirm(f"Remove {path} ({settings.cluster.name})?"):
+            raise typer.Exit(1)
+        path.unlink()
+        notes.print(f"removed {path}; data and key stay in {settings.data_dir}", markup=False)
+        notes.print("Stop the daemon too, and tell the hub's operator: the hub keeps the node's record.")
+
+
+def _settings(config: Path | None) -> Any:
+    from syndb_common.node_settings import NodeSettings
+
+    return load(NodeSettings, config or default_config())
+
+
+def _state(data_dir: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((data_dir / "federation-state.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise SynDBError(f"cannot read the node's state: {error}") from error
+    return state if isinstance(state, dict) else {}

@@ -1,0 +1,199 @@
+"""From text to answer: parse, plan, find the holders, fan out, merge.
+
+The parts that come back are merged in an engine of its own, never in the one that owns data: foreign bytes stay
+away from it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import pyarrow as pa
+
+from actors.directory import Cluster, Directory
+from syndb_common.engine.interface import Engine, Limits
+from syndb_common.errors import InvalidRequest, SynDBError, Unavailable
+from syndb_common.syql import Plan, Query, Scope, parse, partial_schema, plan, to_clickhouse
+from syndb_common.tables.versions import PublishedVersion
+from syndb_hub.federation.fan_out import FanOut, Part
+from syndb_hub.federation.service import Answered, Explanation, Provenance, QueryTarget, Require, VersionRead
+from syndb_hub.federation.targets import Holding, Targets, assign, visible
+
+LARGE_RESULT_ROWS = 1_000_000
+"""Row queries whose data sets hold more rows than this get an advisory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A checked question and who would answer it."""
+
+    plan: Plan
+    scope: Scope
+    targets: Targets
+
+
+class FederatedQueries:
+    """Implements :class:`syndb_hub.federation.service.Queries`.
+
+    Args:
+        directory: the nodes.
+        own: reads what the hub itself has published.
+        fan_out: asks the holders.
+        merger: the engine that merges parts; not the one that owns data.
+        delegation_seconds: how long nodes may take at most, whatever the caller allows.
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: Directory,
+        own: Callable[[], Awaitable[Sequence[PublishedVersion]]],
+        fan_out: FanOut,
+        merger: Engine,
+        delegation_seconds: float,
+    ) -> None:
+        self._directory = directory
+        self._own = own
+        self._fan_out = fan_out
+        self._merger = merger
+        self._delegation_seconds = delegation_seconds
+
+    async def explain(
+        self, text: str, *, scope: Scope | None, cluster_ids: Sequence[UUID] | None = None
+    ) -> Explanation:
+        """See the protocol."""
+        planned = await self._plan(text, scope, cluster_ids)
+        targets = [QueryTarget(cluster=t.name, included=True, reason=_reason(t.plan)) for t in planned.targets.asked]
+        targets.extend(
+            QueryTarget(cluster=skipped.cluster, included=False, reason=skipped.cause)
+            for skipped in planned.targets.skipped
+        )
+        return Explanation(
+            plan=planned.plan,
+            node_sql={target.name: to_clickhouse(target.plan, "node") for target in planned.targets.asked},
+            hub_sql=to_clickhouse(planned.plan, "hub"),
+            targets=targets,
+            advisories=_advisories(planned),
+            estimated_rows=_table_rows(planned),
+        )
+
+    async def run(
+        self,
+        text: str,
+        *,
+        scope: Scope | None,
+        cluster_ids: Sequence[UUID] | None = None,
+        seconds: float,
+        require: Require = "any",
+    ) -> Answered:
+        """See the protocol."""
+        began = time.monotonic()
+        planned = await self._plan(text, scope, cluster_ids)
+        allowed = min(seconds, self._delegation_seconds)
+        parts = await self._fan_out.ask(planned.targets.asked, uuid4(), allowed)
+        _check_enough(parts, planned.targets, require)
+        tables = [part.table for part in parts if part.table is not None]
+        partials = pa.concat_tables(tables) if tables else partial_schema(planned.plan).empty_table()
+        merged = await self._merger.merge(
+            to_clickhouse(planned.plan, "hub"), partials, limits=Limits(seconds=max(1.0, seconds))
+        )
+        outcomes = [part.outcome for part in parts] + list(planned.targets.skipped)
+        provenance = Provenance(
+            plan_hash=planned.plan.hash,
+            scope=planned.scope,
+            versions=[_read(holding) for holding in planned.targets.holdings],
+            nodes=outcomes,
+            rows=merged.table.num_rows,
+            scanned_rows=sum(outcome.scanned_rows for outcome in outcomes),
+            scanned_bytes=sum(outcome.scanned_bytes for outcome in outcomes),
+            seconds=time.monotonic() - began,
+            truncated=False,
+            complete=all(outcome.status == "answered" for outcome in outcomes),
+        )
+        return Answered(merged.table, provenance)
+
+    async def _plan(self, text: str, scope: Scope | None, cluster_ids: Sequence[UUID] | None) -> Planned:
+        query = parse(text)
+        agreed = _agree(query, scope)
+        own = await self._own() if agreed is not Scope.REMOTE else ()
+        holdings = visible(self._directory, own, agreed, cluster_ids)
+        planned = plan(query, [holding.version for holding in holdings])
+        return Planned(planned, agreed, assign(planned, holdings, self._in_scope(agreed, cluster_ids)))
+
+    def _in_scope(self, scope: Scope, cluster_ids: Sequence[UUID] | None) -> list[Cluster]:
+        if scope is Scope.LOCAL:
+            return []
+        return [
+            cluster
+            for cluster in self._directory.clusters.values()
+            if cluster.record.is_active and (cluster_ids is None or cluster.record.id in cluster_ids)
+        ]
+
+
+def _agree(query: Query, scope: Scope | None) -> Scope:
+    if query.scope is not None and scope is not None and query.scope is not scope:
+        raise InvalidRequest(
+            f"the query says SCOPE {query.scope}, the request says {scope}", hint="Leave one of them out."
+        )
+    return query.scope or scope or Scope.LOCAL
+
+
+def _check_enough(parts: Sequence[Part], targets: Targets, require: Require) -> None:
+    failed = [part for part in parts if part.table is None]
+    missing = [f"{part.outcome.cluster} ({part.outcome.cause})" for part in failed]
+    missing.extend(f"{skipped.cluster} ({skipped.cause})" for skipped in targets.skipped)
+    nobody = bool(missing) and not any(part.table is not None for part in parts)
+    if not missing or (require == "any" and not nobody):
+        return
+    codes = {part.error.code for part in failed if part.error is not None}
+    if nobody and not targets.skipped and len(codes) == 1:
+        raise _first_error(failed)
+    raise Unavailable(
+        ("no node answered: " if nobody else "not every node answered: ") + "; ".join(missing),
+        hint="`syndb federation clusters` shows how the nodes are.",
+    )
+
+
+def _first_error(failed: Sequence[Part]) -> SynDBError:
+    error = failed[0].error
+    assert error is not None
+    error.details = {**error.details, "cluster": failed[0].outcome.cluster}
+    return error
+
+
+def _read(holding: Holding) -> VersionRead:
+    version = holding.version
+    return VersionRead(
+        dataset=version.metadata.dataset,
+        dataset_id=version.dataset_id,
+        version=version.version,
+        content_hash=version.content_hash,
+        cluster=holding.holder,
+    )
+
+
+def _reason(part: Plan) -> str:
+    count = len(part.datasets)
+    return f"holds {count} of the data sets" if count != 1 else "holds one of the data sets"
+
+
+def _table_rows(planned: Planned) -> int:
+    return sum(holding.version.row_counts.get(planned.plan.table, 0) for holding in planned.targets.holdings)
+
+
+def _advisories(planned: Planned) -> list[str]:
+    found = []
+    if not planned.plan.datasets:
+        found.append(f"No published data set in scope {planned.scope} matches: the answer will be empty.")
+    if not planned.plan.is_aggregate and planned.plan.limit is None and _table_rows(planned) > LARGE_RESULT_ROWS:
+        found.append(f"Up to {_table_rows(planned):,} rows would be returned; add LIMIT or aggregate.")
+    found.extend(f"{skipped.cluster} will not be asked: {skipped.cause}." for skipped in planned.targets.skipped)
+    found.extend(
+        f"{target.name} is degraded and may be slow: {target.cluster.cause}."
+        for target in planned.targets.asked
+        if target.cluster is not None and target.cluster.health == "degraded"
+    )
+    return found

@@ -1,0 +1,134 @@
+"""Who is asked: which data-set versions a query may see, and which holder computes each.
+
+The catalogue decides locality. A node that holds a matching data set and cannot be asked now is named with its
+cause; a node that holds none is not bothered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from actors.directory import Cluster, Directory
+from syndb_common.errors import Conflict, NotFound
+from syndb_common.syql.plan import Plan, Scope
+from syndb_common.tables.versions import PublishedVersion
+from syndb_hub.federation.service import NodeOutcome
+
+HUB = "hub"
+"""Name of the hub's own warehouse in outcomes; node names come from the registry and may not be this."""
+
+Key = tuple[UUID, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """One published version and who holds it; ``cluster`` is None for the hub's own warehouse."""
+
+    version: PublishedVersion
+    cluster: Cluster | None
+
+    @property
+    def key(self) -> Key:
+        """Data set and version."""
+        return self.version.dataset_id, self.version.version
+
+    @property
+    def holder(self) -> str:
+        """Name of the holder."""
+        return HUB if self.cluster is None else self.cluster.record.name
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One holder and its part of the plan."""
+
+    cluster: Cluster | None
+    plan: Plan
+
+    @property
+    def name(self) -> str:
+        """Name of the holder."""
+        return HUB if self.cluster is None else self.cluster.record.name
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The outcome of targeting: who is asked what, who cannot be asked, and which holding serves each version."""
+
+    asked: tuple[Target, ...]
+    skipped: tuple[NodeOutcome, ...]
+    holdings: tuple[Holding, ...]
+
+
+def visible(
+    directory: Directory, own: Iterable[PublishedVersion], scope: Scope, cluster_ids: Sequence[UUID] | None
+) -> list[Holding]:
+    """Every version that a query of this scope may see, with its holder; of several holders the most able one.
+
+    Raises:
+        NotFound: ``cluster_ids`` names a node that is not registered.
+        Conflict: two holders publish different content under the same data set and version.
+    """
+    for cluster_id in cluster_ids or ():
+        if cluster_id not in directory.clusters:
+            raise NotFound(f"no cluster {cluster_id}", hint="`syndb federation clusters` lists them with their ids.")
+    holdings: list[Holding] = []
+    if scope is not Scope.REMOTE:
+        holdings.extend(Holding(version, None) for version in own)
+    if scope is not Scope.LOCAL:
+        for cluster in directory.clusters.values():
+            if cluster.record.is_active and (cluster_ids is None or cluster.record.id in cluster_ids):
+                holdings.extend(Holding(version, cluster) for version in cluster.versions)
+    best: dict[Key, Holding] = {}
+    for holding in sorted(holdings, key=_preference):
+        kept = best.setdefault(holding.key, holding)
+        if kept.version.content_hash != holding.version.content_hash:
+            raise Conflict(
+                f"{kept.holder} and {holding.holder} publish different content as version {holding.version.version} "
+                f"of {holding.version.metadata.dataset}",
+                hint="Name the nodes to ask with cluster_ids, and tell both operators.",
+            )
+    return list(best.values())
+
+
+def assign(plan: Plan, holdings: Sequence[Holding], unasked: Iterable[Cluster]) -> Targets:
+    """Split a plan over the holders of its versions.
+
+    ``unasked`` are nodes in scope whose catalogue may be unknown: those that cannot be asked now are reported even
+    when nothing is known of what they hold.
+    """
+    by_key = {holding.key: holding for holding in holdings}
+    used = [by_key[(dataset.dataset_id, dataset.version)] for dataset in plan.datasets]
+    groups: dict[str, list[Holding]] = {}
+    for holding in used:
+        groups.setdefault(holding.holder, []).append(holding)
+    asked, skipped = [], []
+    for name, group in groups.items():
+        cluster = group[0].cluster
+        if cluster is not None and not cluster.health.routable:
+            skipped.append(_skipped(cluster))
+        elif cluster is not None and cluster.record.schema_version < plan.minimum_schema:
+            cause = f"schema version {cluster.record.schema_version}, the plan needs {plan.minimum_schema}"
+            skipped.append(NodeOutcome(cluster=name, status="skipped", cause=cause, code="schema"))
+        else:
+            asked.append(Target(cluster, plan.for_datasets(frozenset(holding.key for holding in group))))
+    skipped.extend(
+        _skipped(cluster)
+        for cluster in unasked
+        if cluster.record.name not in groups and cluster.catalogue_revision is None and not cluster.health.routable
+    )
+    return Targets(tuple(asked), tuple(skipped), tuple(used))
+
+
+def _skipped(cluster: Cluster) -> NodeOutcome:
+    cause = f"{cluster.health}: {cluster.cause}" if cluster.cause else str(cluster.health)
+    return NodeOutcome(cluster=cluster.record.name, status="skipped", cause=cause, code="health")
+
+
+def _preference(holding: Holding) -> tuple[int, str]:
+    if holding.cluster is None:
+        return 0, ""
+    order = ["healthy", "degraded", "unknown", "unreachable"]
+    return 1 + order.index(holding.cluster.health), holding.holder

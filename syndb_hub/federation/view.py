@@ -1,0 +1,80 @@
+"""The directory as the API shows it."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from actors.directory import Cluster, Directory, Health
+from syndb_common.tables.versions import PublishedVersion
+from syndb_hub.federation.service import ClusterView, DatasetView, FederationStatus
+
+
+class DirectoryView:
+    """Implements :class:`syndb_hub.federation.service.FederationView`.
+
+    Args:
+        directory: the hub's picture of its nodes.
+        schema_version: the hub's own.
+    """
+
+    def __init__(self, directory: Directory, schema_version: int) -> None:
+        self._directory = directory
+        self._schema_version = schema_version
+
+    def status(self) -> FederationStatus:
+        """See the protocol."""
+        clusters = list(self._directory.clusters.values())
+        active = [cluster for cluster in clusters if cluster.record.is_active]
+        count = {state: sum(cluster.health is state for cluster in active) for state in Health}
+        return FederationStatus(
+            total_clusters=len(clusters),
+            active_clusters=len(active),
+            healthy=count[Health.HEALTHY],
+            degraded=count[Health.DEGRADED],
+            unreachable=count[Health.UNREACHABLE],
+            unknown=count[Health.UNKNOWN],
+            schema_version=self._schema_version,
+        )
+
+    def clusters(self) -> list[ClusterView]:
+        """See the protocol."""
+        return sorted((_cluster(cluster) for cluster in self._directory.clusters.values()), key=lambda view: view.name)
+
+
+def _cluster(cluster: Cluster) -> ClusterView:
+    record = cluster.record
+    flight = urlsplit(record.endpoints.flight)
+    newest: dict[str, PublishedVersion] = {}
+    for version in sorted(cluster.versions, key=lambda version: version.version):
+        newest[version.metadata.dataset] = version
+    return ClusterView(
+        id=record.id,
+        name=record.name,
+        institution=record.institution,
+        description=record.description,
+        endpoint=flight.hostname or "",
+        port=flight.port or 0,
+        peer_id=record.peer_id,
+        health=cluster.health.value,
+        health_cause=cluster.cause,
+        is_active=record.is_active,
+        schema_version=record.schema_version,
+        latency_ms=None if cluster.latency_seconds is None else round(cluster.latency_seconds * 1000, 1),
+        last_seen=cluster.last_seen,
+        datasets=tuple(_dataset(newest[name], cluster) for name in sorted(newest)),
+    )
+
+
+def _dataset(version: PublishedVersion, cluster: Cluster) -> DatasetView:
+    metadata = version.metadata
+    return DatasetView(
+        dataset_id=version.dataset_id,
+        dataset=metadata.dataset,
+        title=metadata.title,
+        version=version.version,
+        row_counts=version.row_counts,
+        sharing=cluster.sharing.get(version.dataset_id, ""),
+        species=metadata.species,
+        sex=metadata.sex,
+        stage=metadata.stage,
+    )

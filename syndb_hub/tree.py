@@ -1,0 +1,192 @@
+"""What a hub is made of. The only place where its parts meet.
+
+::
+
+    network, HTTP       a hub without them is none: when one fails the daemon ends and is restarted
+    hub                 one_for_one
+    ├── warehouse       the engine process with the hub's own data
+    ├── merger          the engine process that merges what nodes send; it owns nothing
+    ├── registry        admits nodes and writes the directory
+    ├── schema_publisher  sends migrations
+    ├── health_monitor  pings nodes
+    └── jobs            answers questions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+import trio
+
+from actors.directory import Cluster, Directory
+from actors.health_monitor import HealthMonitor, HealthPolicy
+from actors.registry import Registry
+from actors.remote.discovery.mdns import Mdns, open_mdns
+from actors.remote.host import Host
+from actors.remote.identity import Identity
+from actors.remote.policy import Policy as RpcPolicy
+from actors.remote.policy import Trust
+from actors.remote.proof import derive_key
+from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
+from actors.runtime import ActorRef, ChildSpec, Intensity, Supervisor, Tree, run_tree
+from actors.schema_sync import SchemaPublisher
+from actors.service import Service
+from syndb_common.engine import published
+from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.messages import CatalogAnnouncement, JoinRequest, RegisterCluster
+from syndb_common.tables import schema
+from syndb_common.tables.versions import PublishedVersion
+from syndb_hub.auth.tokens import TokenService
+from syndb_hub.federation.fan_out import FanOut
+from syndb_hub.federation.queries import FederatedQueries
+from syndb_hub.federation.view import DirectoryView
+from syndb_hub.health import StoresProbe
+from syndb_hub.http import Services, create_app
+from syndb_hub.http import serve as serve_http
+from syndb_hub.jobs.runner import JobRunner
+from syndb_hub.settings import HubSettings
+from syndb_hub.store.clusters import Clusters
+from syndb_hub.store.database import Store
+
+log = structlog.get_logger(__name__)
+
+INTENSITY = Intensity(restarts=10, within=60.0)
+"""An engine that dies more than ten times a minute will not get well by being started again."""
+
+
+def store_path(settings: HubSettings) -> Path:
+    """The metadata store's file."""
+    return settings.data_dir / "hub.sqlite"
+
+
+async def serve(settings: HubSettings, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """Run a hub until cancelled; started once it answers HTTP and nodes."""
+    await trio.Path(settings.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+    identity = await trio.to_thread.run_sync(Identity.load_or_create, settings.data_dir / "identity.key")
+    key = await derive_key(settings.federation.password.get_secret_value(), identity.peer_id)
+    host = Host(identity, settings.federation.listen)
+    async with AsyncExitStack() as stack:
+        store = await Store.open(store_path(settings))
+        stack.push_async_callback(store.close)
+        mdns = await stack.enter_async_context(open_mdns()) if settings.federation.enable_mdns else None
+        async with trio.open_nursery() as nursery:
+            await nursery.start(host.run)
+            parts = _Parts(settings, identity, key, host, store)
+            tree: Tree = await nursery.start(run_tree, parts.supervisor())
+            parts.answer_nodes(tree)
+            if mdns is not None:
+                nursery.start_soon(_announce, mdns, host)
+            app = create_app(parts.services(tree))
+            url = await nursery.start(serve_http, app, settings.http.host, settings.http.port)
+            log.info("hub started", url=url, peer_id=identity.peer_id, listen=list(host.addresses))
+            task_status.started()
+
+
+async def _announce(mdns: Mdns, host: Host) -> None:
+    await mdns.announce(host.peer_id, host.addresses, role="hub")
+
+
+class _Parts:
+    """The parts and who is given what."""
+
+    def __init__(self, settings: HubSettings, identity: Identity, key: bytes, host: Host, store: Store) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._key = key
+        self._host = host
+        self._store = store
+        self._client = RpcClient(host)
+        self._directory = Directory()
+        self._warehouse = EmbeddedEngine(settings.data_dir / "engine", name="warehouse")
+        self._merger = EmbeddedEngine(None, name="merger")
+        self._queries = FederatedQueries(
+            directory=self._directory,
+            own=self._own_versions,
+            fan_out=FanOut(self._directory, self._warehouse, self._peer, settings.jobs.max_result_bytes),
+            merger=self._merger,
+            delegation_seconds=settings.federation.delegation_timeout_seconds,
+        )
+        self._jobs = JobRunner(store, self._queries, settings.data_dir / "objects" / "jobs", settings.jobs)
+
+    def supervisor(self) -> Supervisor:
+        """The tree of the module's docstring."""
+        return Supervisor(
+            "hub",
+            children=[
+                ChildSpec("warehouse", lambda: Service(self._run_warehouse)),
+                ChildSpec("merger", lambda: Service(self._merger.run)),
+                ChildSpec("registry", self._registry),
+                ChildSpec("schema_publisher", lambda: SchemaPublisher(directory=self._directory, peer=self._peer)),
+                ChildSpec("health_monitor", self._health_monitor),
+                ChildSpec("jobs", lambda: Service(self._jobs.run)),
+            ],
+            intensity=INTENSITY,
+        )
+
+    def answer_nodes(self, tree: Tree) -> None:
+        """Route the messages of nodes to the registry."""
+        registry = tree.ref("registry")
+        routes: dict[type, ActorRef] = dict.fromkeys((JoinRequest, RegisterCluster, CatalogAnnouncement), registry)
+        RpcServer(self._host, RpcPolicy(self._trust_of), routes)
+
+    def services(self, tree: Tree) -> Services:
+        """What the HTTP layer is given."""
+        return Services(
+            queries=self._queries,
+            federation=DirectoryView(self._directory, schema.CURRENT),
+            jobs=self._jobs,
+            tokens=TokenService(self._store),
+            probe=StoresProbe(
+                store=self._store, warehouse=self._warehouse, objects=self._settings.data_dir / "objects"
+            ),
+            migrations=schema.migrations,
+            version=version("syndb"),
+            settings=self._settings.http,
+        )
+
+    async def _run_warehouse(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """The engine, up to date in its schema before anybody asks it anything."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._warehouse.run)
+            await schema.apply(self._warehouse, schema.migrations())
+            task_status.started()
+
+    async def _own_versions(self) -> Sequence[PublishedVersion]:
+        return await published.versions(self._warehouse)
+
+    def _trust_of(self, peer_id: str) -> Trust:
+        cluster = self._directory.by_peer(peer_id)
+        return Trust.MEMBER if cluster is not None and cluster.record.is_active else Trust.ANYONE
+
+    def _peer(self, cluster: Cluster) -> ActorRef:
+        record = cluster.record
+        return RemoteRef(
+            self._client, record.peer_id, lambda: record.endpoints.multiaddrs, f"syndb-cluster:{record.name}"
+        )
+
+    def _registry(self) -> Registry:
+        return Registry(
+            directory=self._directory,
+            store=Clusters(self._store),
+            hub_peer_id=self._identity.peer_id,
+            key=self._key,
+            schema_version=schema.CURRENT,
+        )
+
+    def _health_monitor(self) -> HealthMonitor:
+        federation = self._settings.federation
+        return HealthMonitor(
+            directory=self._directory,
+            peer=self._peer,
+            policy=HealthPolicy(
+                interval=federation.ping_interval_seconds,
+                timeout=federation.ping_timeout_seconds,
+                degraded_latency=federation.degraded_latency_seconds,
+                unreachable_after=federation.unreachable_after,
+            ),
+            schema_version=schema.CURRENT,
+        )

@@ -1,0 +1,62 @@
+"""Nodes as the hub remembers them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from actors.directory import ClusterRecord
+from syndb_common.errors import Conflict
+from syndb_common.messages import Endpoints
+from syndb_hub.store.clusters import Clusters
+
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def node(name: str = "worm", peer_id: str = "12D3A") -> ClusterRecord:
+    endpoints = Endpoints(multiaddrs=("/ip4/127.0.0.1/tcp/1",), flight="grpc+tls://a:1", flight_certificate="pem")
+    return ClusterRecord(id=uuid4(), name=name, peer_id=peer_id, endpoints=endpoints, registered_at=BEGAN)
+
+
+async def test_a_record_comes_back_as_it_was_saved(store):
+    record = replace(node(), institution="Institut für Würmer", schema_version=2, is_active=False)
+    await Clusters(store).save(record)
+    assert await Clusters(store).load() == [record]
+
+
+async def test_saving_again_replaces_the_record(store):
+    clusters, record = Clusters(store), node()
+    await clusters.save(record)
+    await clusters.save(replace(record, schema_version=3))
+    assert [each.schema_version for each in await clusters.load()] == [3]
+
+
+@pytest.mark.parametrize(("name", "peer_id"), [("worm", "12D3B"), ("fly", "12D3A")])
+async def test_a_name_belongs_to_one_identity(store, name, peer_id):
+    clusters = Clusters(store)
+    await clusters.save(node())
+    with pytest.raises(Conflict):
+        await clusters.save(node(name, peer_id))
+    assert len(await clusters.load()) == 1
+
+
+async def test_nodes_are_listed_by_name(store):
+    clusters = Clusters(store)
+    for name in ("zebrafish", "fly", "worm"):
+        await clusters.save(node(name, f"12D3{name}"))
+    assert [record.name for record in await clusters.load()] == ["fly", "worm", "zebrafish"]
+
+
+async def test_the_latest_transitions_come_first_and_no_more_than_asked(store):
+    clusters, record = Clusters(store), node()
+    await clusters.save(record)
+    for minute, state in enumerate(("healthy", "degraded", "unreachable")):
+        at = BEGAN + timedelta(minutes=minute)
+        await clusters.record_transition(record.id, at, "unknown", state, "x" * 2000)
+    found = await clusters.transitions(record.id, limit=2)
+    assert [each.to_state for each in found] == ["unreachable", "degraded"]
+    assert found[0].at == BEGAN + timedelta(minutes=2)
+    assert len(found[0].cause) == 1000
