@@ -1,0 +1,253 @@
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import trio
+from libp2p import new_host
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.peer.peerinfo import info_from_p2p_addr
+from multiaddr import Multiaddr
+
+from actors.remote import host as host_module
+from actors.remote import swarm as swarm_module
+from actors.remote.frames import StreamEnded
+from actors.remote.host import Host, open_host
+from actors.remote.identity import Identity
+from syndb_common.errors import ConfigError, InvalidRequest, PeerUnavailable
+
+ECHO = "/syndb-test/echo/1"
+
+
+async def echo(stream):
+    while True:
+        await stream.send(await stream.receive(timeout=5), timeout=5)
+
+
+async def say(host, peer_id, payload=b"hello", protocol=ECHO):
+    stream = await host.open_stream(peer_id, protocol, timeout=5)
+    try:
+        await stream.send(payload, timeout=5)
+        return await stream.receive(timeout=5)
+    finally:
+        await stream.reset()
+
+
+async def settle(condition):
+    with trio.fail_after(10):
+        while not condition():  # noqa: ASYNC110 - what libp2p does in the background has no event
+            await trio.sleep(0.05)
+
+
+def test_importing_the_packages_does_not_import_libp2p():
+    code = "import sys, actors, actors.remote, actors.remote.discovery; sys.exit('libp2p' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def test_one_host_listens_on_both_transports_under_one_peer_id(hosts):
+    server, client = await hosts("tcp", "quic"), await hosts()
+    assert [address.split("/")[3] for address in server.addresses] == ["udp", "tcp"]
+    server.set_handler(ECHO, echo)
+    for address in server.addresses:
+        assert address.endswith(f"/p2p/{server.peer_id}")
+        await client.connect(server.peer_id, [address], timeout=5)
+        assert await say(client, server.peer_id) == b"hello"
+        await client.disconnect(server.peer_id)
+        assert not client.is_connected(server.peer_id)
+
+
+async def test_all_interfaces_are_announced_as_real_addresses():
+    async with open_host(Identity.generate(), ["/ip4/0.0.0.0/tcp/0"]) as host:
+        assert host.addresses
+        for address in host.addresses:
+            assert "0.0.0.0" not in address
+            assert "/tcp/0" not in address
+
+
+async def test_a_peer_answers_on_the_connection_it_opened(hosts, transport):
+    server, client = await hosts(transport), await hosts()
+    client.set_handler(ECHO, echo)
+    await client.connect(server.peer_id, server.addresses, timeout=5)
+    await settle(lambda: server.is_connected(client.peer_id))
+    assert await say(server, client.peer_id) == b"hello"
+
+
+async def test_quic_is_tried_first_and_tcp_when_it_fails(hosts, free_port):
+    server, client = await hosts("tcp"), await hosts()
+    server.set_handler(ECHO, echo)
+    dead = f"/ip4/127.0.0.1/udp/{free_port}/quic-v1"
+    await client.connect(server.peer_id, [*server.addresses, dead], timeout=2)
+    assert await say(client, server.peer_id) == b"hello"
+
+
+async def test_another_peer_at_the_address_is_refused(hosts, transport):
+    server, client = await hosts(transport), await hosts()
+    expected = Identity.generate().peer_id
+    places = [address.partition("/p2p/")[0] for address in server.addresses]
+    with pytest.raises(PeerUnavailable, match="cannot reach"):
+        await client.connect(expected, places, timeout=5)
+    assert not client.is_connected(expected)
+    assert not client.is_connected(server.peer_id)
+    await client.connect(server.peer_id, places, timeout=5)
+
+
+async def test_an_address_that_names_another_peer_is_not_dialled(hosts):
+    server, client = await hosts("tcp"), await hosts()
+    with pytest.raises(PeerUnavailable):
+        await client.connect(Identity.generate().peer_id, server.addresses, timeout=5)
+    assert not server.counters["refused_connections"]
+
+
+async def test_a_failed_dial_does_not_block_the_next(hosts, transport, free_port):
+    identity, client = Identity.generate(), await hosts()
+    listen = f"/ip4/127.0.0.1/udp/{free_port}/quic-v1" if transport == "quic" else f"/ip4/127.0.0.1/tcp/{free_port}"
+    with pytest.raises(PeerUnavailable):
+        await client.connect(identity.peer_id, [listen], timeout=0.5)
+    async with open_host(identity, [listen]) as server:
+        await client.connect(server.peer_id, [listen], timeout=5)
+        assert client.is_connected(server.peer_id)
+
+
+async def test_concurrent_connects_dial_once(hosts, transport):
+    server, client = await hosts(transport), await hosts()
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(lambda: client.connect(server.peer_id, server.addresses, timeout=5))
+    assert len(client._swarm.get_connections()) == 1
+
+
+async def test_nonsense_is_refused(hosts):
+    client = await hosts()
+    with pytest.raises(InvalidRequest):
+        await client.connect("nobody", [], timeout=1)
+    with pytest.raises(PeerUnavailable):
+        await client.connect(Identity.generate().peer_id, ["/nonsense", "", "/ip4/1.2.3.4"], timeout=1)
+    with pytest.raises(PeerUnavailable):
+        await client.open_stream(Identity.generate().peer_id, ECHO, timeout=1)
+    with pytest.raises(ConfigError):
+        Host(Identity.generate(), ["nonsense"])
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
+async def test_a_taken_port_is_a_clear_error_before_anything_starts(kind):
+    with socket.socket(type=kind) as taken:
+        taken.bind(("127.0.0.1", 0))
+        if kind == socket.SOCK_STREAM:
+            taken.listen()
+        port = taken.getsockname()[1]
+        listen = f"/ip4/127.0.0.1/udp/{port}/quic-v1" if kind == socket.SOCK_DGRAM else f"/ip4/127.0.0.1/tcp/{port}"
+        with pytest.raises(ConfigError, match="cannot listen"):
+            await Host(Identity.generate(), [listen]).run()
+
+
+async def test_a_stopped_host_frees_its_ports_and_tells_its_peers(hosts, transport):
+    client, identity = await hosts(), Identity.generate()
+    listen = "/ip4/127.0.0.1/udp/0/quic-v1" if transport == "quic" else "/ip4/127.0.0.1/tcp/0"
+    async with open_host(identity, [listen]) as server:
+        addresses = server.addresses
+        await client.connect(server.peer_id, addresses, timeout=5)
+    await settle(lambda: not client.is_connected(identity.peer_id))
+    async with open_host(identity, [addresses[0].partition("/p2p/")[0]]) as server:
+        assert server.addresses == addresses
+        await client.connect(server.peer_id, addresses, timeout=5)
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("boom"), ExceptionGroup("boom", [ValueError()]), StopIteration()])
+async def test_a_handler_that_raises_costs_its_own_stream_only(hosts, transport, fault):
+    async def boom(stream):
+        await stream.receive(timeout=5)
+        raise fault
+
+    server, client = await hosts(transport), await hosts()
+    server.set_handler(ECHO, echo)
+    server.set_handler("/syndb-test/boom/1", boom)
+    await client.connect(server.peer_id, server.addresses, timeout=5)
+    with pytest.raises(StreamEnded):
+        await say(client, server.peer_id, protocol="/syndb-test/boom/1")
+    assert server.counters["handler_failures"] == 1
+    assert await say(client, server.peer_id) == b"hello"
+
+
+async def test_an_unknown_protocol_is_refused(hosts, transport):
+    server, client = await hosts(transport), await hosts()
+    server.set_handler(ECHO, echo)
+    await client.connect(server.peer_id, server.addresses, timeout=5)
+    with pytest.raises(PeerUnavailable):
+        await client.open_stream(server.peer_id, "/syndb-test/unknown/1", timeout=5)
+    assert await say(client, server.peer_id) == b"hello"
+
+
+async def test_streams_of_one_peer_are_bounded(hosts, transport, monkeypatch):
+    monkeypatch.setattr(host_module, "MAX_STREAMS_PER_PEER", 3)
+    server, client, other = await hosts(transport), await hosts(), await hosts()
+    server.set_handler(ECHO, echo)
+    await client.connect(server.peer_id, server.addresses, timeout=5)
+    await other.connect(server.peer_id, server.addresses, timeout=5)
+    streams = [await client.open_stream(server.peer_id, ECHO, timeout=5) for _ in range(3)]
+    with pytest.raises(PeerUnavailable):
+        await client.open_stream(server.peer_id, ECHO, timeout=5)
+    assert await say(other, server.peer_id) == b"hello"
+    await streams.pop().reset()
+    await settle(lambda: server._load.total < 3)
+    assert await say(client, server.peer_id) == b"hello"
+
+
+async def test_places_of_ended_connections_are_given_back(hosts, transport, monkeypatch):
+    monkeypatch.setattr(swarm_module, "MAX_INBOUND_CONNECTIONS", 2)
+    server = await hosts(transport)
+    server.set_handler(ECHO, echo)
+    for _ in range(5):
+        async with open_host(Identity.generate(), []) as client:
+            await client.connect(server.peer_id, server.addresses, timeout=5)
+            assert await say(client, server.peer_id) == b"hello"
+
+
+async def test_a_connection_in_plain_text_is_not_accepted(hosts):
+    from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
+
+    server, pair = await hosts("tcp"), create_new_key_pair()
+    stranger = new_host(key_pair=pair, sec_opt={PLAINTEXT_PROTOCOL_ID: InsecureTransport(pair)})
+    async with stranger.run(listen_addrs=[]):
+        with pytest.raises(Exception, match=r"unable to connect"):
+            await stranger.connect(info_from_p2p_addr(Multiaddr(server.addresses[0])))
+    assert server.counters["refused_connections"]
+
+
+async def test_libp2p_of_default_make_can_ping(hosts, transport):
+    """Another implementation sees a plain libp2p peer: identify and ping answer."""
+    from libp2p.host.ping import PingService
+
+    server = await hosts(transport)
+    stranger = new_host(
+        listen_addrs=[Multiaddr(server.addresses[0]).decapsulate("/p2p")], enable_quic=transport == "quic"
+    )
+    info = info_from_p2p_addr(Multiaddr(server.addresses[0]))
+    async with stranger.run(listen_addrs=[]):
+        await stranger.connect(info)
+        assert await PingService(stranger).ping(info.peer_id)
+
+
+async def test_random_bytes_leave_the_host_answering(hosts, transport):
+    server, client = await hosts(transport), await hosts()
+    server.set_handler(ECHO, echo)
+    address = server.addresses[0].split("/")
+    place = (address[2], int(address[4]))
+    noise = [
+        b"\0" * 10,
+        b"GET / HTTP/1.0\r\n\r\n",
+        os.urandom(1300),
+        b"\x13/multistream/1.0.0\n\x07/noise\n" + os.urandom(500),
+    ]
+    for data in noise:
+        if transport == "tcp":
+            with socket.create_connection(place) as sock:
+                sock.sendall(data)
+                await trio.sleep(0.02)
+        else:
+            with socket.socket(type=socket.SOCK_DGRAM) as sock:
+                sock.sendto(data, place)
+                sock.sendto(b"\xc3\x00\x00\x00\x01\x08" + os.urandom(1250), place)
+    await trio.sleep(0.2)
+    await client.connect(server.peer_id, server.addresses, timeout=5)
+    assert await say(client, server.peer_id) == b"hello"
