@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -76,8 +77,11 @@ def _csv(file: Path) -> Iterator[bytes]:
     with pa.memory_map(str(file)) as source:
         reader = pa.ipc.open_file(source)
         sink = _Sink()
-        with pa.csv.CSVWriter(sink, _textual(reader.schema.empty_table(), nested=True).schema) as writer:
-            yield sink.take()
+        header = io.StringIO()
+        csv.writer(header, lineterminator="\n").writerow(reader.schema.names)  # pyarrow would quote every name
+        yield header.getvalue().encode()
+        schema = _textual(reader.schema.empty_table(), nested=True).schema
+        with pa.csv.CSVWriter(sink, schema, write_options=pa.csv.WriteOptions(include_header=False)) as writer:
             for batch in _batches(reader):
                 writer.write_table(_textual(pa.Table.from_batches([batch]), nested=True))
                 yield sink.take()

@@ -239,6 +239,13 @@ class Timeout:
             await problem_response(error, scope, headers={"connection": "close"})(scope, receive, send)
 
 
+DISCARD_SECONDS = 2.0
+"""How long the rest of a refused body is read and thrown away.
+
+Closing a connection on a client that is still sending resets it, and the client never sees why it was refused.
+"""
+
+
 class BodyLimit:
     """Refuses bodies beyond a size, by their declared length and by what really arrives."""
 
@@ -251,22 +258,34 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "0")
-        received = int(declared) if declared.isdigit() and len(declared) < 20 else 0
-        if received > self._max_bytes:
-            await problem_response(self._error(), scope, headers={"connection": "close"})(scope, receive, send)
-            return
-        received = 0
+        received, ended = 0, False
+
+        async def read() -> Message:
+            nonlocal ended
+            message = await receive()
+            ended = not message.get("more_body", False)
+            return message
 
         async def counted() -> Message:
             nonlocal received
-            message = await receive()
+            message = await read()
             received += len(message.get("body", b""))
             if received > self._max_bytes:
                 raise self._error()
             return message
 
-        await self.app(scope, counted, send)
+        async def after_the_body(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                with trio.move_on_after(DISCARD_SECONDS):
+                    while not ended:
+                        await read()
+            await send(message)
+
+        declared = Headers(scope=scope).get("content-length", "0")
+        if declared.isdigit() and len(declared) < 20 and int(declared) > self._max_bytes:
+            await problem_response(self._error(), scope)(scope, counted, after_the_body)
+        else:
+            await self.app(scope, counted, after_the_body)
 
     def _error(self) -> LimitExceeded:
         return LimitExceeded(f"The request body is larger than {self._max_bytes:,} bytes.", limit=self._max_bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import cast
 
 import hypercorn.trio
@@ -54,17 +54,21 @@ async def serve(
     config.keep_alive_timeout = KEEP_ALIVE_SECONDS
     config.include_server_header = False
     config.errorlog = logging.getLogger("syndb_hub.http.server")
-    async with trio.open_nursery() as nursery:
-        trigger = (shutdown or trio.Event()).wait
-        await nursery.start(_run, app, config, trigger)
-        task_status.started(f"http://{shown}:{address[1]}")
-
-
-async def _run(
-    app: ASGIApp, config: Config, trigger: Callable[[], Awaitable[None]], task_status: trio.TaskStatus[list[str]]
-) -> None:
+    trigger = (trio.Event() if shutdown is None else shutdown).wait
+    listening = _Listening(task_status, f"http://{shown}:{address[1]}")
     framework = cast("hypercorn.typing.ASGIFramework", app)
-    await hypercorn.trio.serve(framework, config, shutdown_trigger=trigger, mode="asgi", task_status=task_status)
+    await hypercorn.trio.serve(framework, config, shutdown_trigger=trigger, mode="asgi", task_status=listening)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listening:
+    """Passes on that the server has started, with the URL instead of hypercorn's names of its sockets."""
+
+    outer: trio.TaskStatus[str]
+    url: str
+
+    def started(self, value: list[str] | None = None) -> None:
+        self.outer.started(self.url)
 
 
 def _listen(host: str, port: int, stall_seconds: float) -> socket.socket:

@@ -19,7 +19,7 @@ import sqlglot
 import trio
 from sqlglot import exp
 
-from syndb_common.errors import InvalidRequest, NotSupported, SynDBError, SyQLSyntaxError, UnknownName
+from syndb_common.errors import InvalidRequest, NotSupported, SyQLSyntaxError, UnknownName
 from syndb_common.messages import SchemaMigration
 from syndb_common.syql.plan import ColumnRef, Output, Plan, PlannedDataset, Scope
 from syndb_common.tables.identity import dataset_id
@@ -77,6 +77,18 @@ class ArrowQueries:
     error: Exception | None = None
     running: int = 0
     asked: list[str] = field(default_factory=list)
+    _changed: trio.Event = field(default_factory=trio.Event)
+
+    async def until_running(self, count: int) -> None:
+        """Wait until exactly so many queries are being answered."""
+        with trio.fail_after(20):
+            while self.running != count:
+                await self._changed.wait()
+
+    def _count(self, change: int) -> None:
+        self.running += change
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def explain(
         self, text: str, *, scope: Scope | None, cluster_ids: Sequence[UUID] | None = None
@@ -106,13 +118,13 @@ class ArrowQueries:
     ) -> Answered:
         self.asked.append(text)
         statement, named = self._parse(text, scope)
-        self.running += 1
+        self._count(+1)
         try:
             if self.hold is not None:
                 await self.hold.wait()
             await trio.lowlevel.checkpoint()
         finally:
-            self.running -= 1
+            self._count(-1)
         if self.error is not None:
             raise self.error
         table = self._answer(statement)
@@ -185,15 +197,16 @@ class ArrowQueries:
         limit = statement.args.get("limit")
         return table if limit is None else table.slice(0, int(limit.expression.name))
 
-    def _aggregate(
-        self, table: pa.Table, keys: list[str], names: list[str], plain: list[exp.Expression]
-    ) -> pa.Table:
+    def _aggregate(self, table: pa.Table, keys: list[str], names: list[str], plain: list[exp.Expression]) -> pa.Table:
         columns: dict[str, Any] = {}
         for index, (name, each) in enumerate(zip(names, plain, strict=True)):
             if isinstance(each, exp.AggFunc):
                 star = isinstance(each.this, exp.Star)
                 function = _AGGREGATES[type(each)]
-                options = {"variance": pc.VarianceOptions(ddof=1), "count": pc.CountOptions("all" if star else "only_valid")}
+                options = {
+                    "variance": pc.VarianceOptions(ddof=1),
+                    "count": pc.CountOptions("all" if star else "only_valid"),
+                }
                 target = table.column_names[0] if star else each.this.name
                 found = table.group_by(keys, use_threads=False).aggregate([(target, function, options.get(function))])
                 columns[name] = found[f"{target}_{function}"]
@@ -334,5 +347,3 @@ async def hub(store: Store, tmp_path: Path, hub_options: SimpleNamespace, nurser
     url = await nursery.start(run)
     issued = await tokens.create("everything", [Right.EVERYTHING])
     return Hub(url, issued.text, tokens, queries, probe, jobs)
-
-
