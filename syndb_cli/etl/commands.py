@@ -5,11 +5,10 @@ Sources are loaded when they are used: naming them all must not cost a start of 
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
@@ -20,8 +19,7 @@ from syndb_cli.client import config_folder
 from syndb_cli.etl.source import Finding, Progress, Source
 from syndb_cli.options import DashedGroup
 from syndb_cli.output import errors_as_lines, notes, show_json, show_table
-from syndb_common.errors import Cancelled, DataError, InvalidRequest
-from syndb_common.tables.versions import PublishedVersion
+from syndb_common.errors import Cancelled, DataError, InvalidRequest, SynDBError
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,43 +159,43 @@ def load_into_node(
     as_json: bool,
 ) -> None:
     """Read, upload and publish one data set after the other."""
-    from syndb_cli.etl.target import node_target, publish
+    from syndb_cli.etl.publish import publish
+    from syndb_cli.etl.target import node_target
 
     target = node_target(config)
-    published: list[PublishedVersion] = []
+    imported: list[dict[str, Any]] = []
     try:
         with bars() as progress:
             for extract in source.extract(folder, datasets=datasets, dataset_id=dataset_id, progress=progress):
                 show_findings(extract.warnings)
-                kept = replace(extract, tables={name: extract.tables[name] for name in tables})
-                on_rows = partial(progress, f"uploading {extract.metadata.dataset}")
-                published.append(publish(kept, target, on_rows))
-    except KeyboardInterrupt:
-        done = ", ".join(version.metadata.dataset for version in published)
-        raise Cancelled(
-            f"the import was stopped; {f'after {done} nothing' if done else 'nothing'} was published",
-            hint="The same command can be repeated: ids and counts stay the same.",
-        ) from None
-    show_published(published, as_json=as_json)
-
-
-def show_published(published: list[PublishedVersion], *, as_json: bool) -> None:
-    """The versions that can be queried now."""
+                result = publish(target, extract, tables, progress)
+                facts = {"dataset": extract.metadata.dataset, "dataset_id": str(extract.dataset_id)}
+                imported.append(facts | result.model_dump(mode="json"))
+    except (SynDBError, KeyboardInterrupt) as error:
+        if imported and not as_json:
+            show_imported(imported, tables)  # what came before the error stays published
+        if isinstance(error, KeyboardInterrupt):
+            raise Cancelled("the import was stopped while reading; nothing more was published") from None
+        raise
     if as_json:
-        show_json([version.model_dump(mode="json") for version in published])
-        return
-    show_table(
-        ("data set", "version", "rows", "id"),
-        [
-            (
-                version.metadata.dataset,
-                version.version,
-                ", ".join(f"{rows} {table}" for table, rows in sorted(version.row_counts.items())),
-                version.dataset_id,
-            )
-            for version in published
-        ],
-    )
+        show_json(imported)
+    else:
+        show_imported(imported, tables)
+
+
+def show_imported(imported: list[dict[str, Any]], tables: list[str]) -> None:
+    """The data sets that can be queried now, with the rows of each table."""
+    rows = [
+        (
+            facts["dataset"],
+            facts["version"],
+            *(facts["row_counts"].get(table, 0) for table in tables),
+            "there already" if facts["unchanged"] else "published",
+            facts["dataset_id"],
+        )
+        for facts in imported
+    ]
+    show_table(("data set", "version", *tables, "", "id"), rows)
 
 
 def show_findings(findings: tuple[Finding, ...]) -> None:

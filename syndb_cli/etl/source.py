@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
-import pyarrow as pa
+if TYPE_CHECKING:  # the command line names all sources at start, and Arrow takes a while to load
+    import pyarrow as pa
 
-from syndb_common.tables.versions import DatasetMetadata
+    from syndb_common.tables.versions import DatasetMetadata
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
 
@@ -63,9 +63,9 @@ def _check_size(path: Path) -> None:
         raise DataError(f"{path} unpacks to {unpacked} bytes; more than {MAX_UNPACKED_BYTES} are not read")
 
 
-def _rows(path: Path, sheet: str, rows: object) -> list[Row]:
+def _rows(path: Path, sheet: str, rows: Iterable[Row]) -> list[Row]:
     kept: list[Row] = []
-    for row in rows:  # type: ignore[attr-defined]
+    for row in rows:
         if len(kept) == MAX_ROWS or len(row) > MAX_COLUMNS:
             raise DataError(f"{path}, sheet {sheet!r}: more than {MAX_ROWS} rows or {MAX_COLUMNS} columns are not read")
         kept.append(row)
