@@ -121,6 +121,10 @@ class _Planner:
         if node.args.get("joins"):
             empty.fail(NotSupported, "JOIN is not part of SyQL yet", node)
         empty.only(node, "this", "db", "alias")
+        if (alias := node.args.get("alias")) is not None:
+            empty.only(alias, "this")
+            if not isinstance(alias.this, exp.Identifier):
+                empty.refuse(alias)
         if node.alias.lower() == "dataset":
             empty.fail(SyQLError, "`dataset` already names the metadata and cannot be a table's name", node)
         return Resolver(text, table, node.alias)

@@ -336,9 +336,11 @@ def test_parts_have_the_schema_they_are_said_to_have(clickhouse: Any) -> None:
     for text in (
         "SELECT * FROM synapses",
         "SELECT brain_region, cid, version, MIN(psd_area), MAX(cleft_score), SUM(cleft_score), AVG(psd_area), "
-        "STDDEV(psd_area), STDDEV(synapse_count), COUNT(cid), COUNT(*), MIN(brain_region) FROM synapses GROUP BY 1, 2, 3",
-        "SELECT COALESCE(psd_area, 0) + 1 AS a, ROUND(psd_area, 1) AS b, LOWER(dataset) AS c, NULL AS d, NOT psd_area > 1 AS e, "
-        "root_id AS f, SQRT(synapse_count) AS g, -cleft_score AS h, ABS(cleft_score) AS i FROM synapses",
+        "STDDEV(psd_area), STDDEV(synapse_count), COUNT(cid), COUNT(*), MIN(brain_region) FROM synapses "
+        "GROUP BY 1, 2, 3",
+        "SELECT COALESCE(psd_area, 0) + 1 AS a, ROUND(psd_area, 1) AS b, LOWER(dataset) AS c, NULL AS d, "
+        "NOT psd_area > 1 AS e, root_id AS f, SQRT(synapse_count) AS g, "
+        "-cleft_score AS h, ABS(cleft_score) AS i FROM synapses",
     ):
         asked = question(text)
         for careful in (False, True):
