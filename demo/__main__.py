@@ -146,7 +146,7 @@ def start_node(running: Daemons, folder: Path, name: str) -> Daemon:
 def joined(tour: Tour) -> set[str]:
     """Names of the nodes that are healthy, whatever they hold."""
     headers = {"Authorization": f"Bearer {tour.token_file.read_text().strip()}"}
-    found = httpx.get(f"{tour.url}/v1/federation/clusters", headers=headers, timeout=10).json()["clusters"]
+    found = httpx.get(f"{tour.url}/v1/federation/clusters", headers=headers, timeout=10).json()
     return {node["name"] for node in found if node["health"] == "healthy"}
 
 

@@ -87,7 +87,7 @@ class Tour:
     def query(self, text: str) -> Any:
         """Ask a question through the command line and show the rows."""
         answer = self.syndb("syql", text)
-        show(answer["columns"], answer["rows"])
+        show([column["name"] for column in answer["columns"]], answer["rows"])
         for node in answer["provenance"]["nodes"]:
             if node["status"] != "answered":
                 console.print(f"[yellow]missing: {node['cluster']} ({node['cause']})[/yellow]", highlight=False)
@@ -161,7 +161,7 @@ class Tour:
     def healthy(self) -> set[str]:
         """Names of the nodes that are healthy and have announced what they hold."""
         headers = {"Authorization": f"Bearer {self.token_file.read_text().strip()}"}
-        found = httpx.get(f"{self.url}/v1/federation/clusters", headers=headers, timeout=10).json()["clusters"]
+        found = httpx.get(f"{self.url}/v1/federation/clusters", headers=headers, timeout=10).json()
         return {
             node["name"]
             for node in found
@@ -234,7 +234,7 @@ def wait_until(done: Callable[[], bool], daemons: Daemons, what: str, *, seconds
 def _attempt(done: Callable[[], bool]) -> bool:
     try:
         return done()
-    except (httpx.HTTPError, KeyError):
+    except (httpx.HTTPError, KeyError, TypeError):
         return False
 
 

@@ -145,7 +145,7 @@ def check_connection(config: Config = None, as_json: AsJson = False) -> None:
 def clusters(server_url: ServerUrl = None, token_file: TokenFile = None, as_json: AsJson = False) -> None:
     """List the nodes of the federation with health and data sets."""
     with errors_as_lines(as_json=as_json):
-        found = Connection.from_environment(server_url, token_file).get("/v1/federation/clusters")["clusters"]
+        found = Connection.from_environment(server_url, token_file).get("/v1/federation/clusters")
         if as_json:
             show_json(found)
             return

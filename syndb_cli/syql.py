@@ -15,6 +15,10 @@ from syndb_cli.output import errors_as_lines, notes, show_json, show_table
 from syndb_common.errors import Cancelled, ErrorBody, SynDBError
 
 
+FIRST_WAIT_SECONDS = 1.0
+"""Most answers come within this time and save a round of asking; Ctrl-C can cancel a job once its id is known."""
+
+
 class Format(enum.StrEnum):
     """How a result is written."""
 
@@ -56,7 +60,8 @@ def syql(
 
 
 def _run(hub: Connection, body: dict[str, Any], timeout: float) -> dict[str, Any]:
-    started = hub.post("/v1/syql/exec", body)
+    with _progress() as on_status:
+        started = hub.post("/v1/syql/exec", {**body, "wait": FIRST_WAIT_SECONDS})
     try:
         with _progress() as on_status:
             job = hub.wait_for_job(started["job_id"], timeout, on_status)
@@ -67,8 +72,8 @@ def _run(hub: Connection, body: dict[str, Any], timeout: float) -> dict[str, Any
     if job["status"] == "cancelled":
         raise Cancelled(f"job {job['job_id']} was cancelled")
     if job["status"] == "failed":
-        error = job.get("error") or {"error": job.get("error_message") or "the job failed", "code": "internal_error"}
-        raise SynDBError.from_body(ErrorBody.model_validate(error))
+        body = {name: job[f"error_{name}"] for name in ("code", "hint", "details")}
+        raise SynDBError.from_body(ErrorBody(error=job["error_message"], **body))
     return job
 
 
@@ -85,7 +90,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
 def _deliver(hub: Connection, job_id: str, wanted: Format, output: Path | None) -> None:
     if wanted is Format.TABLE:
         result = hub.get(f"/v1/jobs/{job_id}/result", params={"format": "json"})
-        show_table(result["columns"], result["rows"])
+        show_table([column["name"] for column in result["columns"]], result["rows"])
         return
     content = hub.request("GET", f"/v1/jobs/{job_id}/result", params={"format": wanted.value}).content
     if output is not None:
