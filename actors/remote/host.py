@@ -207,7 +207,7 @@ class Host:
     async def _dial(self, peer: ID, candidates: list[Multiaddr], deadline: float) -> None:
         failures = []
         for position, address in enumerate(candidates):
-            left = deadline - trio.current_time()
+            left = max(deadline - trio.current_time(), 0.0)
             with trio.move_on_after(left / (len(candidates) - position)) as share:
                 try:
                     connection = await self._swarm.dial_addr(address, peer)
@@ -331,13 +331,18 @@ def _innermost(error: BaseException) -> str:
 
 
 def _on_real_interfaces(address: str) -> list[str]:
-    """``0.0.0.0`` is a place to listen, not to dial: one address for each interface instead, loopback if alone."""
-    if "/ip4/0.0.0.0/" not in address:
+    """``0.0.0.0`` and ``::`` are places to listen, not to dial: one address for each interface instead.
+
+    Loopback stands in only where there is nothing else.
+    """
+    _, family, host, rest = address.split("/", 3)
+    if not ipaddress.ip_address(host).is_unspecified:
         return [address]
-    ips = {str(ip.ip) for adapter in ifaddr.get_adapters() for ip in adapter.ips if ip.is_IPv4}
-    found = sorted(ip for ip in ips if not ipaddress.ip_address(ip).is_link_local)
-    outward = [ip for ip in found if not ipaddress.ip_address(ip).is_loopback]
-    return [address.replace("0.0.0.0", ip, 1) for ip in outward or found]  # noqa: S104 - it is being replaced
+    ips = [ip for adapter in ifaddr.get_adapters() for ip in adapter.ips if ip.is_IPv4 == (family == "ip4")]
+    real = {ipaddress.ip_address(ip.ip if isinstance(ip.ip, str) else ip.ip[0]) for ip in ips}
+    usable = sorted(str(ip) for ip in real if not (ip.is_link_local or ip.is_loopback))
+    loopback = sorted(str(ip) for ip in real if ip.is_loopback)
+    return [f"/{family}/{ip}/{rest}" for ip in usable or loopback]
 
 
 def _check_port_is_free(address: Multiaddr) -> None:

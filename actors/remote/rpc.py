@@ -73,6 +73,9 @@ OPEN_SECONDS = 2.0
 """For a new stream on a connection that stands: three small round trips. A daemon whose loop is stuck for longer is as
 good as gone."""
 
+CONNECT_SECONDS = 5.0
+"""For all addresses of a peer together, so that one who waits for long learns soon that nobody is there."""
+
 log = structlog.get_logger()
 
 
@@ -211,7 +214,7 @@ class RpcClient:
         try:
             with trio.fail_at(deadline):
                 async with peer.places:
-                    frame = encode_request(request_id, message, seconds=deadline - trio.current_time(), trace=trace)
+                    frame = encode_request(request_id, message, seconds=_left(deadline), trace=trace)
                     answer = await self._exchange(peer, addresses, frame, deadline, again=message.idempotent)
         except trio.TooSlowError:
             self._drop(peer.take_all())
@@ -245,8 +248,8 @@ class RpcClient:
         """One request and its answer; the stream is kept if both went well, and dropped if anything did not."""
         answered = False
         try:
-            await stream.send(frame, timeout=deadline - trio.current_time())
-            answer = await stream.receive(timeout=deadline - trio.current_time())
+            await stream.send(frame, timeout=_left(deadline))
+            answer = await stream.receive(timeout=_left(deadline))
             answered = True
             return answer
         finally:
@@ -258,13 +261,14 @@ class RpcClient:
     async def _open(self, peer_id: str, addresses: Sequence[str], deadline: float) -> FrameStream:
         """A new stream, which also shows that a connection that stands leads to somebody."""
         if self._host.is_connected(peer_id):
-            left = deadline - trio.current_time()
+            left = _left(deadline)
             try:
                 return await self._host.open_stream(peer_id, PROTOCOL, timeout=min(OPEN_SECONDS, left / 2))
             except PeerUnavailable:
                 await self._host.disconnect(peer_id)
-        await self._host.connect(peer_id, addresses, timeout=deadline - trio.current_time())
-        return await self._host.open_stream(peer_id, PROTOCOL, timeout=deadline - trio.current_time())
+        left = _left(deadline)
+        await self._host.connect(peer_id, addresses, timeout=min(CONNECT_SECONDS, left))
+        return await self._host.open_stream(peer_id, PROTOCOL, timeout=_left(deadline))
 
     def _peer(self, peer_id: str) -> _Peer:
         peer = self._peers.get(peer_id)
@@ -344,6 +348,11 @@ class RemoteRef(ActorRef):
             NotSupported: always.
         """
         raise NotSupported(f"{self.name!r} is at another daemon: ask it, and ignore the answer")
+
+
+def _left(deadline: float) -> float:
+    """Seconds until ``deadline``, never quite nothing: that is what the enclosing deadline is for."""
+    return max(deadline - trio.current_time(), 0.001)
 
 
 def _translated(error: ActorError) -> SynDBError | None:
