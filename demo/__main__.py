@@ -12,23 +12,16 @@ import os
 import signal
 import sys
 import time
-import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import httpx
-
-from demo.processes import Daemon, Daemons, DemoError, command, daemons, free_ports, port_is_free, run
+from demo.local import LocalFederation, local_federation
+from demo.processes import DemoError, command, port_is_free, run
 from demo.reference import read_all
-from demo.tour import HOLDINGS, KILLED, Tour, console, wait_until
+from demo.tour import HOLDINGS, Tour, console, wait_until
 
-INSTITUTIONS = {
-    "cook-hermaphrodite": "Hermaphrodite laboratory",
-    "cook-male": "Male laboratory",
-    "witvliet-development": "Development laboratory",
-}
 IMPORTERS = {
     "cook-hermaphrodite": "c-elegans-herm",
     "cook-male": "c-elegans-male",
@@ -70,93 +63,43 @@ def demonstrate(once: bool) -> int:
         run(command("syndb", "etl", importer, "download", "--output-dir", str(sources)), seconds=900)
     say("reading the files independently, to know the right answers")
     expected = read_all(sources)
-    url = f"http://127.0.0.1:{port}"
-    configure(folder, port)
-    with daemons() as running:
+    with local_federation(folder, list(HOLDINGS), port=port) as federation:
         began = time.monotonic()
         first: list[float] = []
-        start_hub(running, folder, url)
-        nodes = {name: start_node(running, folder, name) for name in HOLDINGS}
-        tour = Tour(url, folder / "token", expected)
-        say("waiting for the nodes to find the hub, prove the password and receive the schema")
-        wait_until(lambda: joined(tour) == set(HOLDINGS), running, "three nodes to join", seconds=90)
-        load_data(folder, sources)
-        wait_until(lambda: tour.healthy() == set(HOLDINGS), running, "the catalogue", seconds=60)
-        tour.run(running, nodes[KILLED], lambda: first.append(time.monotonic() - began))
+        tour = Tour(federation, expected)
+        start(federation)
+        load_data(federation, sources)
+        wait_until(lambda: tour.healthy() == set(HOLDINGS), federation, "the catalogue", seconds=60)
+        tour.run(lambda: first.append(time.monotonic() - began))
         report(folder, tour, first[0])
-        return finish(tour, url, folder, running, once)
+        return finish(tour, federation, once)
 
 
-def configure(folder: Path, port: int) -> None:
-    """Write the four configuration files with the commands an operator uses."""
-    hub = folder / "hub.toml"
-    ports = free_ports(1 + 2 * len(HOLDINGS))
-    listen = _listen(ports.pop())
-    if not hub.exists():
-        run(command("syndb-hub", "init", "--config", str(hub), "--data-dir", str(folder / "hub")))
-    # Ports are chosen anew at every run; everything else of an earlier run is kept.
-    environment = {"SYNDB_HTTP_PORT": str(port), "FEDERATION_LISTEN_ADDR": ",".join(listen)}
-    (folder / "environment.json").write_text(json.dumps({"hub": environment}))
-    hub_peer_id = run(command("syndb-hub", "id", "--config", str(hub))).strip()
-    password = tomllib.loads(hub.read_text())["federation"]["password"]
-    token = folder / "token"
-    made = run(
-        command("syndb-hub", "token", "create", "--config", str(hub), "--name", "demo", "--days", "7", "--replace")
-    )
-    token.touch(mode=0o600)
-    token.write_text(made.strip() + "\n")
-    for name, institution in INSTITUTIONS.items():
-        words = ["federation", "init", "--config", str(folder / f"{name}.toml"), "--force"]
-        words += ["--cluster-name", name, "--institution", institution, "--share", "rows"]
-        words += ["--hub-peer-id", hub_peer_id, "--data-dir", str(folder / name)]
-        words += ["--flight-port", str(ports.pop())]
-        for address in listen:
-            words += ["--hub-multiaddr", address]
-        for address in _listen(ports.pop()):
-            words += ["--listen-addr", address]
-        run(command("syndb", *words), environment={"SYNDB_FEDERATION_PASSWORD": password})
+def start(federation: LocalFederation) -> None:
+    """Start all daemons; the nodes find their way by themselves."""
+    say("starting syndb-hub and three syndb-node processes")
+    federation.start_hub()
+    for name in HOLDINGS:
+        federation.start_node(name)
+    federation.wait_answering()
+    say("waiting for the nodes to find the hub, prove the password and receive the schema")
+    waiting = set(HOLDINGS)
+    while waiting:
+        health = federation.health()
+        for name in sorted(waiting):
+            if health.get(name) == "healthy":
+                say(f"{name} is healthy")
+                waiting.remove(name)
+        federation.running.check()
+        time.sleep(0.1)
 
 
-def _listen(port: int) -> list[str]:
-    return [f"/ip4/127.0.0.1/udp/{port}/quic-v1", f"/ip4/127.0.0.1/tcp/{port}"]
-
-
-def start_hub(running: Daemons, folder: Path, url: str) -> Daemon:
-    """Start the hub and wait until it answers."""
-    say("starting syndb-hub")
-    environment = json.loads((folder / "environment.json").read_text())["hub"]
-    os.environ.update(environment)
-    hub = running.start(
-        "syndb-hub", command("syndb-hub", "run", "--config", str(folder / "hub.toml")), folder / "hub.log"
-    )
-    for variable in environment:
-        del os.environ[variable]
-    wait_until(lambda: httpx.get(f"{url}/v1/federation/ping", timeout=2).is_success, running, "the hub", seconds=60)
-    return hub
-
-
-def start_node(running: Daemons, folder: Path, name: str) -> Daemon:
-    """Start one node; it finds its way by itself."""
-    say(f"starting syndb-node {name}")
-    return running.start(
-        name, command("syndb-node", "run", "--config", str(folder / f"{name}.toml")), folder / f"{name}.log"
-    )
-
-
-def joined(tour: Tour) -> set[str]:
-    """Names of the nodes that are healthy, whatever they hold."""
-    headers = {"Authorization": f"Bearer {tour.token_file.read_text().strip()}"}
-    found = httpx.get(f"{tour.url}/v1/federation/clusters", headers=headers, timeout=10).json()
-    return {node["name"] for node in found if node["health"] == "healthy"}
-
-
-def load_data(folder: Path, sources: Path) -> None:
+def load_data(federation: LocalFederation, sources: Path) -> None:
     """Import into every node with the command a user would type."""
 
     def one(name: str) -> None:
-        words = ["etl", IMPORTERS[name], "import", "--data-dir", str(sources), "--config", str(folder / f"{name}.toml")]
-        run(command("syndb", *words))
-        say(f"imported {len(HOLDINGS[name])} data sets into {name}")
+        federation.import_data(name, IMPORTERS[name], sources)
+        say(f"imported {len(HOLDINGS[name])} data set(s) into {name}")
 
     say("importing with `syndb etl <dataset> import`")
     with ThreadPoolExecutor(len(HOLDINGS)) as pool:
@@ -176,15 +119,17 @@ def report(folder: Path, tour: Tour, seconds_to_first_answer: float) -> None:
     console.print(f"\nfirst federated answer after {seconds_to_first_answer:.1f} s; report in {folder / 'report.json'}")
 
 
-def finish(tour: Tour, url: str, folder: Path, running: Daemons, once: bool) -> int:
+def finish(tour: Tour, federation: LocalFederation, once: bool) -> int:
     """Say where the page is and wait for a signal, unless this runs once."""
     if once:
         return 0 if tour.ok else 1
-    token = (folder / "token").read_text().strip()
-    console.print(f"\nopen [bold]{url}/[/bold] with the token\n  {token}\nCtrl-C ends everything.", highlight=False)
+    console.print(
+        f"\nopen [bold]{federation.url}/[/bold] with the token\n  {federation.token}\nCtrl-C ends everything.",
+        highlight=False,
+    )
     with contextlib.suppress(KeyboardInterrupt, Stop):
         while True:
-            running.check()
+            federation.running.check()
             time.sleep(0.5)
     console.print("\nstopping")
     return 0 if tour.ok else 1

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class Daemon:
     name: str
     command: list[str]
     log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -42,6 +43,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                env={**os.environ, **self.environment},
                 preexec_fn=_end_with_parent,
             )
 
@@ -65,9 +67,9 @@ class Daemons:
 
     running: list[Daemon] = field(default_factory=list)
 
-    def start(self, name: str, command: list[str], log: Path) -> Daemon:
+    def start(self, name: str, command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> Daemon:
         """Start one and remember it."""
-        daemon = Daemon(name, command, log)
+        daemon = Daemon(name, command, log, environment or {})
         daemon.start()
         self.running.append(daemon)
         return daemon

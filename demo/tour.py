@@ -7,14 +7,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import httpx
 from rich.console import Console
 from rich.table import Table
 
-from demo.processes import Daemon, Daemons, DemoError, command, run
+from demo.local import LocalFederation
+from demo.processes import command, run
 from demo.reference import Expected, mean, pool, variance
 
 CHEMICAL = (
@@ -49,13 +48,11 @@ class Tour:
     """Asks, shows, compares, and keeps the record.
 
     Args:
-        url: the hub's address.
-        token_file: file with the API token.
+        federation: whom to ask.
         expected: the right answers by data set.
     """
 
-    url: str
-    token_file: Path
+    federation: LocalFederation
     expected: dict[str, Expected]
     steps: list[dict[str, Any]] = field(default_factory=list)
 
@@ -78,7 +75,7 @@ class Tour:
 
     def environment(self) -> dict[str, str]:
         """What the ``syndb`` command needs to find hub and token."""
-        return {"SYNDB_SERVER_URL": self.url, "SYNDB_TOKEN_FILE": str(self.token_file)}
+        return {"SYNDB_SERVER_URL": self.federation.url, "SYNDB_TOKEN_FILE": str(self.federation.token_file)}
 
     def syndb(self, *words: str) -> Any:
         """Run the command line and return its JSON."""
@@ -112,11 +109,7 @@ class Tour:
 
     def analyse(self) -> Any:
         """The meta-analysis by HTTP."""
-        headers = {"Authorization": f"Bearer {self.token_file.read_text().strip()}"}
-        response = httpx.post(f"{self.url}/v1/meta-analysis/analyze", json=ANALYSIS, headers=headers, timeout=60)
-        if response.is_error:
-            raise DemoError(f"the hub answered {response.status_code}: {response.text}")
-        answer = response.json()
+        answer = self.federation.post("/v1/meta-analysis/analyze", ANALYSIS)
         group = answer["groups"][0]
         show(
             ["data set", "n", "mean", "sd", "weight %"],
@@ -130,7 +123,7 @@ class Tour:
         )
         return answer
 
-    def run(self, daemons: Daemons, node: Daemon, first_answer: Callable[[], None]) -> None:
+    def run(self, first_answer: Callable[[], None]) -> None:
         """The whole tour. ``first_answer`` is called when the first federated answer is there."""
         shown = 'syndb syql "{}"'
         self.step("who is there", "syndb federation clusters", self.clusters, self.check_clusters)
@@ -146,22 +139,21 @@ class Tour:
         self.step("chemical synapses", shown.format(CHEMICAL), asked_first, self.check_counts)
         self.step("mean and spread", shown.format(SPREAD), lambda: self.query(SPREAD), self.check_spread)
         curl = (
-            f'curl -H "Authorization: Bearer $TOKEN" {self.url}/v1/meta-analysis/analyze '
+            f'curl -H "Authorization: Bearer $TOKEN" {self.federation.url}/v1/meta-analysis/analyze '
             f"--json '{json.dumps(ANALYSIS)}'"
         )
         self.step("meta-analysis", curl, self.analyse, self.check_pooled)
         console.print(f"\n[bold]$ kill -9 {KILLED}[/bold]", highlight=False)
-        node.kill()
+        self.federation.daemons[KILLED].kill()
         self.step("a node is gone", shown.format(CHEMICAL), ask, self.check_without_node)
         console.print(f"\n[bold]$ start {KILLED} again[/bold]", highlight=False)
-        node.start()
-        wait_until(lambda: self.healthy() == set(HOLDINGS), daemons, f"{KILLED} to come back", seconds=60)
+        self.federation.start_node(KILLED)
+        wait_until(lambda: self.healthy() == set(HOLDINGS), self.federation, f"{KILLED} to come back", seconds=60)
         self.step("the node is back", shown.format(CHEMICAL), ask, self.check_counts)
 
     def healthy(self) -> set[str]:
         """Names of the nodes that are healthy and have announced what they hold."""
-        headers = {"Authorization": f"Bearer {self.token_file.read_text().strip()}"}
-        found = httpx.get(f"{self.url}/v1/federation/clusters", headers=headers, timeout=10).json()
+        found = self.federation.get("/v1/federation/clusters")
         return {
             node["name"]
             for node in found
@@ -220,22 +212,10 @@ class Tour:
         return self.check_counts(answer, without=HOLDINGS[KILLED])
 
 
-def wait_until(done: Callable[[], bool], daemons: Daemons, what: str, *, seconds: float) -> None:
-    """Wait for something the daemons do; fails when one of them ends or the time is over."""
-    until = time.monotonic() + seconds
+def wait_until(done: Callable[[], bool], federation: LocalFederation, what: str, *, seconds: float) -> None:
+    """Wait for something the daemons do, showing that it is waited for."""
     with console.status(f"waiting for {what}"):
-        while not _attempt(done):
-            daemons.check()
-            if time.monotonic() > until:
-                raise DemoError(f"waited {seconds:g} s for {what}; see the logs in the demo's folder")
-            time.sleep(0.1)
-
-
-def _attempt(done: Callable[[], bool]) -> bool:
-    try:
-        return done()
-    except (httpx.HTTPError, KeyError, TypeError):
-        return False
+        federation.wait_for(done, what, seconds=seconds)
 
 
 def close(got: Sequence[float], wanted: Sequence[float], tolerance: float) -> bool:
