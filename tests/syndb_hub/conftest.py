@@ -31,6 +31,7 @@ from syndb_hub.federation.service import (
     DatasetView,
     Explanation,
     FederationStatus,
+    Health,
     NodeOutcome,
     Provenance,
     QueryTarget,
@@ -144,6 +145,7 @@ class ArrowQueries:
                     NodeOutcome(
                         cluster="fly-lab", status="failed", cause="the node cannot be reached", code="peer_unavailable"
                     ),
+                    NodeOutcome(cluster="mouse-lab", status="skipped", cause="its schema is too old"),
                 ],
                 rows=table.num_rows,
                 scanned_rows=13,
@@ -220,7 +222,10 @@ class ArrowQueries:
 
 
 class TwoNodes:
-    """A federation of one healthy and one unreachable node."""
+    """A federation of one node that is as ``health`` says and one that is unreachable."""
+
+    def __init__(self) -> None:
+        self.health: Health = "healthy"
 
     def clusters(self) -> list[ClusterView]:
         datasets = tuple(
@@ -257,7 +262,7 @@ class TwoNodes:
                 endpoint="10.0.0.1",
                 port=50052,
                 peer_id="12D3KooWWorm",
-                health="healthy",
+                health=self.health,
                 schema_version=2,
                 latency_ms=1.5,
                 last_seen=datetime(2026, 1, 1, tzinfo=UTC),
@@ -295,6 +300,7 @@ class Hub:
     token: str
     tokens: TokenService
     queries: ArrowQueries
+    federation: TwoNodes
     probe: Components
     jobs: JobRunner
 
@@ -327,11 +333,11 @@ def hub_options() -> SimpleNamespace:
 @pytest.fixture
 async def hub(store: Store, tmp_path: Path, hub_options: SimpleNamespace, nursery: trio.Nursery) -> Hub:
     """A hub on a free port; it ends with the test."""
-    queries, probe, tokens = ArrowQueries(), Components(), TokenService(store)
+    queries, federation, probe, tokens = ArrowQueries(), TwoNodes(), Components(), TokenService(store)
     jobs = JobRunner(store, queries, tmp_path / "objects", hub_options.jobs)
     services = Services(
         queries=queries,
-        federation=TwoNodes(),
+        federation=federation,
         jobs=jobs,
         tokens=tokens,
         probe=probe,
@@ -346,4 +352,4 @@ async def hub(store: Store, tmp_path: Path, hub_options: SimpleNamespace, nurser
 
     url = await nursery.start(run)
     issued = await tokens.create("everything", [Right.EVERYTHING])
-    return Hub(url, issued.text, tokens, queries, probe, jobs)
+    return Hub(url, issued.text, tokens, queries, federation, probe, jobs)

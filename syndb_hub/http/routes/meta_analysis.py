@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-import sqlglot
 import trio
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, model_validator
 from sqlglot import exp
 
-from syndb_common.errors import InvalidRequest, LimitExceeded, UnknownName
+from syndb_common.errors import InvalidRequest, LimitExceeded, SyQLError, UnknownName
 from syndb_common.stats import MetaAnalysis, meta_analysis
 from syndb_common.stats.meta import ESTIMATORS
-from syndb_common.syql.plan import Scope
+from syndb_common.syql import Scope, parse
 from syndb_common.tables.model import METADATA, TABLES, Kind
 from syndb_hub.auth.principal import Right
 from syndb_hub.federation.service import Provenance, Require
@@ -260,16 +259,13 @@ def _condition(text: str) -> str:
         "where: this is not a condition.", hint="Write it as after WHERE: synapse_type = 'chemical' AND gaba > 0.5"
     )
     try:
-        statement = sqlglot.parse_one(f"SELECT 1 WHERE ({text})", read="clickhouse")
-    except (sqlglot.errors.SqlglotError, RecursionError):
+        query = parse(f"SELECT dataset FROM neurons WHERE ({text})")  # noqa: S608  (parsed, never executed)
+    except SyQLError:
         raise refused from None
-    set_parts = {name for name, value in statement.args.items() if value} - {"expressions", "where"}
-    whole = isinstance(statement, exp.Select) and not set_parts
-    if (
-        not whole
-        or not isinstance(statement.args["where"].this, exp.Paren)
-        or any(n.comments for n in statement.walk())
-    ):
+    parts = {name for name, value in query.tree.args.items() if value}
+    directives = (query.scope, query.download)
+    whole = parts == {"expressions", "from_", "where"} and directives == (None, None)
+    if not whole or not isinstance(query.tree.args["where"].this, exp.Paren):
         raise refused
     return text
 

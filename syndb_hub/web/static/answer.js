@@ -46,7 +46,7 @@ function showPlot({ columns, rows }) {
 
 function showSources({ nodes, complete, truncated, seconds, scanned_rows: scanned, scanned_bytes: size, versions }) {
   const answered = nodes.filter((node) => node.status === "answered");
-  const missing = nodes.filter((node) => node.status === "failed");
+  const missing = nodes.filter((node) => node.status !== "answered");
   const box = part("sources");
   box.className = complete && !truncated ? "sources" : "sources partial";
   box.replaceChildren(element("strong", {}, complete ? "Complete answer" : "Incomplete answer"));

@@ -106,7 +106,7 @@ async def test_a_query_is_executed_and_says_where_its_answer_came_from(hub):
     assert executed["query_id"] == executed["job_id"]
     assert executed["rows"] == 4
     assert executed["provenance"]["scope"] == "federation"
-    assert [node["status"] for node in executed["provenance"]["nodes"]] == ["answered", "failed"]
+    assert [node["status"] for node in executed["provenance"]["nodes"]] == ["answered", "failed", "skipped"]
     assert (job["status"], job["query"], job["provenance"]) == ("completed", SUMS, executed["provenance"])
     assert job["created_at"] <= job["started_at"] <= job["finished_at"]
 
@@ -307,7 +307,9 @@ async def test_a_group_that_cannot_be_pooled_says_so(hub):
         ({"where": "1 = 1) GROUP BY (dataset"}, "invalid_request", "where"),
         ({"where": "1 = 1 SCOPE local"}, "invalid_request", "where"),
         ({"where": "1 = 1 -- comment"}, "invalid_request", "where"),
-        ({"where": "1 = 1 /* comment */"}, "invalid_request", "where"),
+        ({"where": "1 = 1 /*"}, "invalid_request", "where"),
+        ({"where": "1 = 1) LIMIT (1"}, "invalid_request", "where"),
+        ({"where": "1 = 1) SCOPE local --"}, "invalid_request", "where"),
         ({"where": "1 = 1); SELECT (1"}, "invalid_request", "where"),
         ({"where": "(" * 5000}, "invalid_request", "where"),
     ],

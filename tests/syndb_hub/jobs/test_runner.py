@@ -67,7 +67,7 @@ async def test_a_job_completes_with_its_rows_and_where_they_came_from(start):
     job = await ended(runner, submitted.id)
     assert (job.status, job.rows, job.error) == (JobStatus.COMPLETED, 13, None)
     assert job.provenance is not None
-    assert [node.cluster for node in job.provenance.nodes] == ["worm-lab", "fly-lab"]
+    assert [node.cluster for node in job.provenance.nodes] == ["worm-lab", "fly-lab", "mouse-lab"]
     assert (job.query, job.scope, job.require, job.cluster_ids) == (QUERY, "federation", "all", submitted.cluster_ids)
     _, path = await runner.result(job.id)
     assert pa.ipc.open_file(path).read_all().num_rows == 13
@@ -196,6 +196,25 @@ async def test_a_restart_fails_what_had_not_ended_and_says_what_to_do(start, sto
     assert job.error is not None
     assert "restarted" in job.error.error
     assert job.error.hint == "Run it again."
+
+
+async def test_a_runner_that_was_stopped_can_run_again(store, queries, tmp_path):
+    queries.hold = trio.Event()
+    runner = JobRunner(store, queries, tmp_path / "objects", JobSettings(max_workers=1))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(runner.run)
+        jobs = [await runner.submit(QUERY, owner="me") for _ in range(2)]
+        await queries.until_running(1)
+        nursery.cancel_scope.cancel()
+    queries.hold.set()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(runner.run)
+        for job in jobs:
+            assert (await ended(runner, job.id)).status is JobStatus.FAILED
+        again = await runner.submit(QUERY, owner="me")
+        assert (await ended(runner, again.id)).status is JobStatus.COMPLETED
+        assert queries.asked == [QUERY, QUERY]
+        nursery.cancel_scope.cancel()
 
 
 async def test_results_survive_a_restart_and_strange_files_do_not(queries, tmp_path):

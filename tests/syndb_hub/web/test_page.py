@@ -98,6 +98,17 @@ async def test_nodes_are_shown_with_their_health_and_data_sets(visit):
     await visit(story)
 
 
+async def test_a_change_of_health_shows_by_itself(visit, hub):
+    def story(visit: Visit) -> None:
+        visit.sign_in()
+        worm = visit.page.locator("[data-cluster=worm-lab]")
+        worm.get_by_text("healthy", exact=True).wait_for()
+        hub.federation.health = "degraded"
+        worm.get_by_text("degraded", exact=True).wait_for()
+
+    await visit(story)
+
+
 async def test_an_answer_is_shown_as_table_and_plot_with_the_nodes_that_gave_it(visit):
     def story(visit: Visit) -> None:
         visit.sign_in()
@@ -109,6 +120,7 @@ async def test_an_answer_is_shown_as_table_and_plot_with_the_nodes_that_gave_it(
         sources = visit.page.locator("#sources").inner_text()
         assert "Answered by worm-lab" in sources
         assert "fly-lab is missing: the node cannot be reached" in sources
+        assert "mouse-lab is missing: its schema is too old" in sources
         assert visit.complaints == []
         assert all(url.startswith((visit.url, "data:")) for url in visit.requested)
 
