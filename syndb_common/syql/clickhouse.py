@@ -33,18 +33,17 @@ PARTIALS = "partials"
 _DATASET = "__dataset"
 
 
-def to_clickhouse(plan: Plan, part: Part, *, careful: bool = False) -> str:
+def to_clickhouse(plan: Plan, part: Part) -> str:
     """Compile a plan, which is validated again: nothing a hostile peer could put into one gets past here.
 
     ``"node"`` reads the tables and yields a part of :func:`partial_schema`; ``"hub"`` reads ``partials``; ``"all"``
-    gives the final answer over one ClickHouse that holds all rows. ``careful`` is the form of a node's part for data
-    whose first part :func:`.needs_care`: a second pass over the rows, every variance to full precision. ``"all"`` is
-    always careful.
+    gives the final answer over one ClickHouse that holds all rows. ``"all"`` is always
+    careful, a node's part when the plan says so.
 
     Raises:
         SyQLError: the plan is not one that our planner could have made.
     """
-    statement = _Statement(plan, careful=careful or part == "all")
+    statement = _Statement(plan, careful=plan.careful or part == "all")
     match part:
         case "node":
             tree = statement.node()

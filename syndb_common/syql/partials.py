@@ -16,7 +16,7 @@ MOMENTS    ``__s{i}_mean``, ``_tail``, ``_m2``, ``_rough``      Chan's rule on m
 Variances of integers come from exact sums and sums of squares. Those of floats come from moments about a pivot:
 ``mean + tail`` is the mean to twice the precision of a float, so that parts at an offset of 1e9 merge without
 losing digits, and the pivot itself, a value of some row, never leaves the node. ``rough`` is 1 where the pivot was
-too far from a group; then the node computes its part again, carefully (:func:`needs_care`).
+too far from a group; then the hub asks the node again with ``careful`` set (:func:`needs_care`).
 """
 
 from __future__ import annotations

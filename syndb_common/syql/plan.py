@@ -149,7 +149,9 @@ class Plan(_Node):
     """A checked question: one table, the data-set versions to read, and what to compute.
 
     When the plan aggregates, ``group_by`` are its keys and every output, order key and ``having`` is made of keys,
-    aggregates and constants.
+    aggregates and constants. ``careful`` asks a node for its part again, with a second pass over the rows and every
+    variance to full precision: the hub sets it when a first part says that digits were lost
+    (:func:`syndb_common.syql.partials.needs_care`).
     """
 
     protocol: int = PLAN_PROTOCOL
@@ -163,6 +165,7 @@ class Plan(_Node):
     limit: int | None = Field(default=None, ge=0, le=2**53)
     offset: int = Field(default=0, ge=0, le=2**53)
     minimum_schema: int = Field(default=1, ge=1)
+    careful: bool = False
 
     @property
     def aggregates(self) -> tuple[Aggregate, ...]:

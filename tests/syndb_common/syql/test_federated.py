@@ -65,7 +65,7 @@ def node_part(clickhouse: Any, question: Plan, name: str) -> pa.Table:
     own = question.for_datasets(frozenset({(dataset_id(name), 1)}))
     part = clickhouse.query(to_clickhouse(own, "node"))
     if needs_care(part):
-        part = clickhouse.query(to_clickhouse(own, "node", careful=True))
+        part = clickhouse.query(to_clickhouse(own.model_copy(update={"careful": True}), "node"))
         assert not needs_care(part)
     return conform(partial_schema(own), part)
 
@@ -345,5 +345,5 @@ def test_parts_have_the_schema_they_are_said_to_have(clickhouse: Any) -> None:
     ):
         asked = question(text)
         for careful in (False, True):
-            part = clickhouse.query(to_clickhouse(asked, "node", careful=careful))
+            part = clickhouse.query(to_clickhouse(asked.model_copy(update={"careful": careful}), "node"))
             assert conform(partial_schema(asked), part).num_rows == 1

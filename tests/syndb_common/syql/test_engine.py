@@ -10,9 +10,7 @@ import pytest
 import trio
 
 from syndb_common.engine.embedded import EmbeddedEngine
-from syndb_common.engine.interface import Answer
-from syndb_common.syql import Plan, conform, partial_schema, to_clickhouse
-from syndb_common.syql.execute import check_partial, node_part, whole_node_part
+from syndb_common.syql import Plan, conform, needs_care, partial_schema, to_clickhouse
 from syndb_common.tables.identity import dataset_id, row_id
 from syndb_common.tables.schema import apply, migrations
 
@@ -50,12 +48,13 @@ async def test_a_part_that_lost_digits_is_computed_again(
     asked = planned(
         "SELECT cell_class, VAR_POP(mesh_volume) AS v, SUM(branch_count) AS b FROM neurons GROUP BY 1 ORDER BY 1"
     )
-    part = await node_part(engine, asked)
-    assert isinstance(part, Answer)
-    check_partial(asked, part.table.schema)
-    whole = await whole_node_part(engine, asked)
     expected = partial_schema(asked)
-    both = pa.concat_tables([conform(expected, part.table), conform(expected, whole.table), expected.empty_table()])
+    first = await engine.query(to_clickhouse(asked, "node"))
+    assert needs_care(conform(expected, first.table))
+    again = await engine.query(to_clickhouse(asked.model_copy(update={"careful": True}), "node"))
+    part = conform(expected, again.table)
+    assert not needs_care(part)
+    both = pa.concat_tables([part, part, expected.empty_table()])
     merged = await engine.merge(to_clickhouse(asked, "hub"), both)
     assert [(row["cell_class"], row["b"]) for row in merged.table.to_pylist()] == [("far", None), ("near", None)]
     assert merged.table.column("v").to_pylist() == pytest.approx([2 / 3, 2 / 3], rel=1e-12)
