@@ -7,7 +7,9 @@ written by whichever thread has one. Flight serves from threads of its own (:mod
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -226,8 +228,16 @@ def _serve(control: Channel, folder: Path, confined: bool) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _die_when_told() -> None:
+    """Undo ClickHouse's signal handlers, which can hang in a crashed process; a dead one is restarted in a second."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the owner's data
+    for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def _start(control: Channel, folder: Path, settings: dict[str, Any]) -> tuple[Child, FlightServer | None]:
     child = Child(control, Keeper(str(folder / "data")))
+    _die_when_told()
     child.uploads.recover()
     if settings.get("flight") is None:
         return child, None

@@ -86,6 +86,9 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         with _as_flight():
             put = _parse(Put, descriptor.command or b"")
             rows = self._uploads.append(put.upload_id, put.table, reader.schema, _incoming(reader))
+            if context.is_cancelled():  # a client that was killed looks like the end of its stream
+                self._uploads.abort(put.upload_id)
+                return
         writer.write(Stored(rows=rows).model_dump_json().encode())
 
     def do_action(self, context: Any, action: flight.Action) -> list[bytes]:

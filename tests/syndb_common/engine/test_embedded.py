@@ -1,0 +1,261 @@
+"""The engine as a daemon uses it: answers, limits, cancellation, merging."""
+
+# ruff: noqa: ASYNC110, ASYNC240 - other processes change what is waited for; tmp_path is local
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import trio
+
+from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.interface import Answer, Limits, Offer
+from syndb_common.errors import (
+    Conflict,
+    InvalidRequest,
+    LimitExceeded,
+    SynDBError,
+    SyQLError,
+    UnknownName,
+)
+from syndb_common.flight.client import fetch
+
+FOREVER = "SELECT count() AS n FROM numbers(100000000000) WHERE sipHash64(number) = 1"
+
+
+async def _running(engine: EmbeddedEngine) -> int:
+    answer = await engine.query("SELECT count() - 1 AS others FROM system.processes")
+    return int(answer.table["others"][0].as_py())
+
+
+async def _until_nothing_runs(engine: EmbeddedEngine) -> None:
+    with trio.fail_after(20):
+        while await _running(engine):
+            await trio.sleep(0.02)
+
+
+async def _until_something_runs(engine: EmbeddedEngine) -> None:
+    with trio.fail_after(20):
+        while not await _running(engine):
+            await trio.sleep(0.02)
+
+
+async def test_a_query_returns_the_whole_table_and_what_it_read(engine: EmbeddedEngine) -> None:
+    answer = await engine.query("SELECT number, toString(number) AS text FROM numbers(200000)")
+    assert answer.table.num_rows == 200_000
+    assert answer.table["number"].to_pylist()[::50_000] == [0, 50_000, 100_000, 150_000]
+    assert answer.scan.rows == 200_000
+    assert answer.scan.seconds > 0
+
+
+async def test_an_empty_result_has_its_columns(engine: EmbeddedEngine) -> None:
+    answer = await engine.query("SELECT cid, gaba FROM syndb.neurons")
+    assert answer.table.num_rows == 0
+    assert answer.table.schema.names == ["cid", "gaba"]
+    assert answer.table.schema.field("gaba").type == pa.float64()
+
+
+async def test_queries_run_side_by_side(engine: EmbeddedEngine) -> None:
+    results: dict[int, int] = {}
+
+    async def ask(n: int) -> None:
+        answer = await engine.query(f"SELECT sum(number) AS s FROM numbers({n})")
+        results[n] = answer.table["s"][0].as_py()
+
+    async with trio.open_nursery() as nursery:
+        for n in range(1, 101):
+            nursery.start_soon(ask, n)
+
+    assert results == {n: n * (n - 1) // 2 for n in range(1, 101)}
+
+
+async def test_a_small_answer_comes_inline(engine: EmbeddedEngine) -> None:
+    answer = await engine.answer("SELECT 1 AS one")
+    assert isinstance(answer, Answer)
+    assert answer.table.to_pylist() == [{"one": 1}]
+
+
+async def test_a_large_answer_becomes_an_offer(engine: EmbeddedEngine) -> None:
+    offer = await engine.answer("SELECT number FROM numbers(1000000)")
+    assert isinstance(offer, Offer)
+    table = await fetch(offer)
+    assert table["number"].to_pylist() == list(range(1_000_000))
+
+
+async def test_inline_bytes_decides_between_answer_and_offer(engine: EmbeddedEngine) -> None:
+    offer = await engine.answer("SELECT 1 AS one", inline_bytes=0)
+    assert isinstance(offer, Offer)
+    assert (await fetch(offer)).to_pylist() == [{"one": 1}]
+    assert isinstance(await engine.answer("SELECT number FROM numbers(1000)", inline_bytes=10_000), Answer)
+
+
+@pytest.mark.parametrize(
+    ("limits", "sql", "message"),
+    [
+        (Limits(result_rows=10), "SELECT number FROM numbers(11)", "Limit for result exceeded"),
+        (Limits(result_rows=100_000), "SELECT number FROM numbers(1000000)", "Limit for result exceeded"),
+        (Limits(result_bytes=1000), "SELECT number FROM numbers(1000)", "larger than 1000 bytes"),
+        (Limits(seconds=0.3), FOREVER, "took"),
+        (Limits(memory_bytes=20_000_000), "SELECT groupArray(number) AS a FROM numbers(100000000)", "memory"),
+    ],
+)
+async def test_a_limit_that_is_reached_is_an_error_and_the_engine_goes_on(
+    engine: EmbeddedEngine, limits: Limits, sql: str, message: str
+) -> None:
+    with pytest.raises(LimitExceeded, match=message):
+        await engine.query(sql, limits=limits)
+    assert (await engine.query("SELECT 1 AS one")).table.num_rows == 1
+    await _until_nothing_runs(engine)
+
+
+async def test_an_answer_that_computes_too_long_is_an_error(engine: EmbeddedEngine) -> None:
+    with pytest.raises(LimitExceeded, match=r"longer than 0\.3 seconds"):
+        await engine.answer(FOREVER, limits=Limits(seconds=0.3))
+    await _until_nothing_runs(engine)
+
+
+async def test_cancelling_the_call_stops_the_query(engine: EmbeddedEngine) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(engine.query, FOREVER)
+        await _until_something_runs(engine)
+        nursery.cancel_scope.cancel()
+    await _until_nothing_runs(engine)
+
+
+async def test_cancelling_by_id_fails_the_query_as_cancelled(engine: EmbeddedEngine) -> None:
+    failures: list[str] = []
+
+    async def ask() -> None:
+        try:
+            await engine.query(FOREVER, query_id="q1")
+        except SynDBError as error:
+            failures.append(error.code)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await _until_something_runs(engine)
+        await engine.cancel("another")
+        assert await _running(engine) == 1
+        await engine.cancel("q1")
+    assert failures == ["cancelled"]
+    await _until_nothing_runs(engine)
+
+
+async def test_cancelling_a_query_that_is_not_there_does_nothing(engine: EmbeddedEngine) -> None:
+    await engine.cancel("nothing")
+    assert (await engine.query("SELECT 1 AS one")).table.num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind"),
+    [
+        ("SELEC 1", SyQLError),
+        ("SELECT mesh_volum FROM syndb.neurons", UnknownName),
+        ("SELECT * FROM syndb.nowhere", UnknownName),
+        ("SELECT toUInt8('a') AS x", SyQLError),
+        ("SELECT name + 1 AS x FROM syndb.neurons", SyQLError),
+    ],
+)
+async def test_errors_of_clickhouse_become_ours_in_one_line(
+    engine: EmbeddedEngine, sql: str, kind: type[SynDBError]
+) -> None:
+    with pytest.raises(kind) as caught:
+        await engine.query(sql)
+    assert type(caught.value) is kind
+    assert "DB::Exception" not in caught.value.message
+    assert "\n" not in caught.value.message
+    assert "Stack trace" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO syndb.neurons (source_id) VALUES ('x')",
+        "DROP TABLE syndb.neurons",
+        "CREATE TABLE syndb.t (a UInt8) ENGINE = Memory",
+        "SET max_result_rows = 0",
+    ],
+)
+async def test_a_query_can_only_read(engine: EmbeddedEngine, sql: str) -> None:
+    with pytest.raises(SyQLError):
+        await engine.query(sql)
+    assert (await engine.query("SELECT count() AS n FROM syndb.neurons")).table["n"].to_pylist() == [0]
+
+
+async def test_merge_sees_the_partials_of_its_own_call_only(engine: EmbeddedEngine) -> None:
+    results: dict[int, int] = {}
+
+    async def merge(n: int) -> None:
+        answer = await engine.merge("SELECT sum(n) AS s FROM partials", pa.table({"n": [n, n]}))
+        results[n] = answer.table["s"][0].as_py()
+
+    async with trio.open_nursery() as nursery:
+        for n in range(20):
+            nursery.start_soon(merge, n)
+
+    assert results == {n: 2 * n for n in range(20)}
+    with pytest.raises(UnknownName):
+        await engine.query("SELECT * FROM partials")
+
+
+async def test_merge_keeps_types_and_nulls(engine: EmbeddedEngine) -> None:
+    uuid = bytes(range(16))
+    partials = pa.table(
+        {
+            "text": pa.array(["a", None]),
+            "id": pa.array([uuid, None], pa.uuid()),
+            "whole": pa.array([2**63 + 1, None], pa.uint64()),
+            "real": pa.array([1e-300, None], pa.float64()),
+            "flag": pa.array([True, None]),
+        }
+    )
+    answer = await engine.merge("SELECT * FROM partials ORDER BY text NULLS LAST", partials)
+    assert answer.table.to_pylist() == partials.to_pylist()
+
+
+async def test_merge_of_no_rows_has_columns(engine: EmbeddedEngine) -> None:
+    empty = pa.table({"n": pa.array([], pa.int64())})
+    answer = await engine.merge("SELECT n, count() AS c FROM partials GROUP BY n", empty)
+    assert answer.table.num_rows == 0
+    assert answer.table.schema.names == ["n", "c"]
+
+
+async def test_merge_refuses_types_no_partial_result_has(engine: EmbeddedEngine) -> None:
+    with pytest.raises(InvalidRequest, match="cannot hold"):
+        await engine.merge("SELECT 1 AS one FROM partials", pa.table({"n": [[1], [2]]}))
+
+
+async def test_merge_may_only_read(engine: EmbeddedEngine) -> None:
+    with pytest.raises(SyQLError):
+        await engine.merge("DROP TABLE syndb.neurons", pa.table({"n": [1]}))
+
+
+async def test_inserted_rows_are_counted_and_found(engine: EmbeddedEngine) -> None:
+    rows = pa.table({"version": pa.array([7], pa.uint32()), "name": ["seven"]})
+    assert await engine.insert("schema_migrations", rows) == 1
+    answer = await engine.query("SELECT name FROM syndb.schema_migrations WHERE version = 7")
+    assert answer.table.to_pylist() == [{"name": "seven"}]
+
+
+async def test_an_insert_with_an_unknown_column_writes_nothing(engine: EmbeddedEngine) -> None:
+    with pytest.raises(UnknownName):
+        await engine.insert("schema_migrations", pa.table({"nam": ["x"]}))
+
+
+async def test_an_engine_runs_once(engine: EmbeddedEngine) -> None:
+    with pytest.raises(Conflict):
+        await engine.run()
+
+
+async def test_a_scratch_engine_leaves_nothing_behind(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    scratch = EmbeddedEngine(None)
+    async with trio.open_nursery() as inner:
+        await inner.start(scratch.run)
+        answer = await scratch.merge("SELECT sum(n) AS s FROM partials", pa.table({"n": [1, 2]}))
+        assert answer.table.to_pylist() == [{"s": 3}]
+        assert len(list(tmp_path.iterdir())) == 1
+        inner.cancel_scope.cancel()
+    assert list(tmp_path.iterdir()) == []
