@@ -19,7 +19,7 @@ from actors.directory import Cluster, ClusterRecord, Directory, Health
 from actors.health_monitor import HealthObserved, Watch
 from actors.remote.proof import Transcript, generate_nonce, hub_proof, node_proof, verify
 from actors.runtime import Actor, handle
-from syndb_common.errors import Conflict, InvalidRequest, JoinRefused, SynDBError, TooManyRequests
+from syndb_common.errors import Conflict, InvalidRequest, JoinRefused, NotFound, SynDBError, TooManyRequests
 from syndb_common.messages import (
     PROTOCOL_VERSION,
     Acknowledged,
@@ -209,10 +209,12 @@ class Registry(Actor):
     async def deactivate(self, message: Deactivate) -> None:
         """Exclude a node; its next message is refused."""
         cluster = self._directory.clusters.get(message.cluster_id)
-        if cluster is not None:
-            record = replace(cluster.record, is_active=False)
-            await self._store.save(record)
-            self._directory.publish([replace(cluster, record=record, health=Health.UNKNOWN, cause="deactivated")])
+        if cluster is None:
+            raise NotFound(f"no cluster {message.cluster_id}")
+        record = replace(cluster.record, is_active=False)
+        await self._store.save(record)
+        self._directory.publish([replace(cluster, record=record, health=Health.UNKNOWN, cause="deactivated")])
+        log.info("node deactivated", cluster=record.name)
 
     def _record(self, name: str, peer_id: str, message: RegisterCluster) -> ClusterRecord:
         known = self._directory.by_name(name)

@@ -87,7 +87,8 @@ class Tour:
         show([column["name"] for column in answer["columns"]], answer["rows"])
         for node in answer["provenance"]["nodes"]:
             if node["status"] != "answered":
-                console.print(f"[yellow]missing: {node['cluster']} ({node['cause']})[/yellow]", highlight=False)
+                said = f"missing: {node['cluster']} ({node['cause']})"
+                console.print(said, style="yellow", highlight=False, markup=False)
         return answer
 
     def clusters(self) -> Any:

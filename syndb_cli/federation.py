@@ -171,15 +171,16 @@ def clusters(server_url: ServerUrl = None, token_file: TokenFile = None, as_json
 
 @app.command("sync-schema")
 def sync_schema(
-    dry_run: Annotated[bool, typer.Option(help="Only show what would be applied.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be applied.")] = False,
+    documented_value: Annotated[str, typer.Argument(hidden=True)] = "true",
     server_url: ServerUrl = None,
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Have the hub push pending schema migrations to all its nodes."""
+    """Have the hub push pending schema migrations to all its nodes. `--dry-run true` is understood too."""
     with errors_as_lines(as_json=as_json):
         hub = Connection.from_environment(server_url, token_file)
-        report = hub.post("/v1/federation/schema/sync", {"dry_run": dry_run})
+        report = hub.post("/v1/federation/schema/sync", {"dry_run": dry_run and documented_value.lower() != "false"})
         if as_json:
             show_json(report)
             return

@@ -55,9 +55,9 @@ def errors_as_lines(*, as_json: bool = False) -> Iterator[None]:
         if as_json:
             show_json(error.to_body().model_dump())
         else:
-            notes.print(f"error: {error.message}", style="red", markup=False)
+            notes.print(f"error: {error.message}", style="red", markup=False, soft_wrap=True)
             if error.hint:
-                notes.print(f"  {error.hint}", markup=False)
+                notes.print(f"  {error.hint}", markup=False, soft_wrap=True)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         notes.print("interrupted")

@@ -14,7 +14,6 @@ from syndb_cli.client import Connection
 from syndb_cli.output import errors_as_lines, notes, show_json, show_table
 from syndb_common.errors import Cancelled, ErrorBody, SynDBError
 
-
 FIRST_WAIT_SECONDS = 1.0
 """Most answers come within this time and save a round of asking; Ctrl-C can cancel a job once its id is known."""
 
@@ -108,10 +107,11 @@ def _show_provenance(provenance: dict[str, Any]) -> None:
         f"{provenance['seconds']:.2f} s; plan {provenance['plan_hash'][:12]}",
         style="dim",
         markup=False,
+        soft_wrap=True,
     )
     for node in provenance["nodes"]:
         if node["status"] != "answered":
-            notes.print(f"missing: {node['cluster']} ({node['cause']})", style="yellow", markup=False)
+            notes.print(f"missing: {node['cluster']} ({node['cause']})", style="yellow", markup=False, soft_wrap=True)
 
 
 def _show_explanation(explanation: dict[str, Any], as_json: bool) -> None:
@@ -128,4 +128,4 @@ def _show_explanation(explanation: dict[str, Any], as_json: bool) -> None:
     notes.print("-- hub", style="dim")
     typer.echo(explanation["hub_sql"])
     for advisory in explanation["advisories"]:
-        notes.print(f"note: {advisory}", style="yellow", markup=False)
+        notes.print(f"note: {advisory}", style="yellow", markup=False, soft_wrap=True)

@@ -53,6 +53,13 @@ class FederationSettings(Settings):
         10.0, gt=0, description="join again when the hub has not pinged for so long: five of its default intervals"
     )
 
+    @property
+    def hub_addresses(self) -> list[str]:
+        """The configured addresses, each with the PeerId it must lead to, which people may leave out."""
+        return [
+            address if "/p2p/" in address else f"{address}/p2p/{self.hub_peer_id}" for address in self.hub_multiaddrs
+        ]
+
 
 class FlightSettings(Settings):
     """The node's Arrow Flight server."""

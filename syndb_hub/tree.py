@@ -41,6 +41,7 @@ from syndb_common.messages import CatalogAnnouncement, JoinRequest, RegisterClus
 from syndb_common.tables import schema
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.auth.tokens import TokenService
+from syndb_hub.federation.control import TreeControl
 from syndb_hub.federation.fan_out import FanOut
 from syndb_hub.federation.queries import FederatedQueries
 from syndb_hub.federation.view import DirectoryView
@@ -138,6 +139,7 @@ class _Parts:
         return Services(
             queries=self._queries,
             federation=DirectoryView(self._directory, schema.CURRENT),
+            control=TreeControl(self._directory, tree.ref("registry"), tree.ref("schema_publisher")),
             jobs=self._jobs,
             tokens=TokenService(self._store),
             probe=StoresProbe(

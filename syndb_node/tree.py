@@ -148,9 +148,11 @@ class _Parts:
         )
 
     async def _find_hub(self) -> ActorRef:
-        hub_peer_id = self._settings.federation.hub_peer_id
-        configured = [_of_peer(address, hub_peer_id) for address in self._settings.federation.hub_multiaddrs]
-        addresses = await find_hub(self._host, hub_peer_id, configured, mdns=self._mdns, timeout=FIND_SECONDS)
+        federation = self._settings.federation
+        hub_peer_id = federation.hub_peer_id
+        addresses = await find_hub(
+            self._host, hub_peer_id, federation.hub_addresses, mdns=self._mdns, timeout=FIND_SECONDS
+        )
         return RemoteRef(self._client, hub_peer_id, lambda: addresses, "syndb-hub")
 
 
@@ -161,8 +163,3 @@ def _flight(settings: NodeSettings) -> FlightSettings:
         certificate_folder=settings.data_dir / "engine" / "tls",
         advertise=settings.flight.advertise or "localhost",
     )
-
-
-def _of_peer(address: str, peer_id: str) -> str:
-    """The address with the PeerId it must lead to, which people may leave out."""
-    return address if "/p2p/" in address else f"{address}/p2p/{peer_id}"

@@ -161,8 +161,10 @@ def load_into_node(
     """Read, upload and publish one data set after the other."""
     from syndb_cli.etl.publish import publish
     from syndb_cli.etl.target import node_target
+    from syndb_common.node_settings import NodeSettings
+    from syndb_common.settings import load
 
-    target = node_target(config)
+    target = node_target(load(NodeSettings, config))
     imported: list[dict[str, Any]] = []
     try:
         with bars() as progress:

@@ -7,13 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pyarrow as pa
 from pyarrow import flight
 from pydantic import BaseModel
 
-from syndb_common.errors import ConfigError, IncompleteResult, InvalidRequest
+from syndb_common.errors import ConfigError, IncompleteResult, InvalidRequest, NotFound
 from syndb_common.flight.client import connect
 from syndb_common.flight.settings import UPLOAD_TOKEN_FILE
 from syndb_common.flight.uploads import Abort, Begin, Begun, Publish, PublishResult, Put, Stored
@@ -127,3 +127,15 @@ class _Session:
             if progress is not None:
                 progress(name, sent, table.num_rows)
         writer.done_writing()
+
+
+def probe(target: UploadTarget, *, seconds: float = 10.0) -> None:
+    """Return when the engine shows the pinned certificate and takes the token; nothing is changed there.
+
+    Raises:
+        Unauthenticated, PeerUnavailable, DeadlineExceeded: it does not.
+    """
+    headers = [(b"authorization", f"Bearer {target.token}".encode())]
+    session = _Session(target, flight.FlightCallOptions(timeout=seconds, headers=headers))
+    with session.client, suppress(NotFound):
+        session.act(Abort(upload_id=uuid4()), BaseModel)

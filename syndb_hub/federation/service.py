@@ -190,6 +190,31 @@ class FederationView(Protocol):
         ...
 
 
+class SchemaOutcome(_View):
+    """What a schema sync did at one node, or with ``dry_run`` would do; ``cause`` says why nothing could be done."""
+
+    cluster: str
+    schema_version: int
+    applied: list[int] = Field(default_factory=list)
+    cause: str = ""
+
+
+class FederationControl(Protocol):
+    """What the hub's operator can do to nodes."""
+
+    async def sync_schema(self, *, dry_run: bool) -> list[SchemaOutcome]:
+        """Send every active node the migrations it lacks; one outcome per node, failures included."""
+        ...
+
+    async def deactivate(self, cluster_id: UUID) -> None:
+        """Exclude a node until further notice; its record stays.
+
+        Raises:
+            NotFound: no such node.
+        """
+        ...
+
+
 class HealthProbe(Protocol):
     """Checks the stores the hub works with."""
 

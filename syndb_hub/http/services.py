@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from syndb_common.messages import SchemaMigration
 from syndb_hub.auth.tokens import TokenService
-from syndb_hub.federation.service import FederationView, HealthProbe, Queries
+from syndb_hub.federation.service import FederationControl, FederationView, HealthProbe, Queries
 from syndb_hub.jobs.runner import JobRunner
 from syndb_hub.settings import HttpSettings
 
@@ -23,6 +23,7 @@ class Services:
 
     queries: Queries
     federation: FederationView
+    control: FederationControl
     jobs: JobRunner
     tokens: TokenService
     probe: HealthProbe

@@ -35,6 +35,7 @@ from syndb_hub.federation.service import (
     NodeOutcome,
     Provenance,
     QueryTarget,
+    SchemaOutcome,
     VersionRead,
 )
 from syndb_hub.http import Services, create_app, serve
@@ -276,6 +277,19 @@ class TwoNodes:
         )
 
 
+class Control:
+    """Remembers what the operator asked for."""
+
+    def __init__(self) -> None:
+        self.deactivated: list[UUID] = []
+
+    async def sync_schema(self, *, dry_run: bool) -> list[SchemaOutcome]:
+        return [SchemaOutcome(cluster="worm-lab", schema_version=2, applied=[2] if dry_run else [])]
+
+    async def deactivate(self, cluster_id: UUID) -> None:
+        self.deactivated.append(cluster_id)
+
+
 @dataclass
 class Components:
     """Health of stores as a test sets it."""
@@ -338,6 +352,7 @@ async def hub(store: Store, tmp_path: Path, hub_options: SimpleNamespace, nurser
     services = Services(
         queries=queries,
         federation=federation,
+        control=Control(),
         jobs=jobs,
         tokens=tokens,
         probe=probe,

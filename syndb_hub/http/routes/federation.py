@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Literal
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from syndb_common.messages import PROTOCOL_VERSION, SchemaMigration
 from syndb_hub.auth.principal import Right
-from syndb_hub.federation.service import ClusterView, FederationStatus
+from syndb_hub.federation.service import ClusterView, FederationStatus, SchemaOutcome
 from syndb_hub.http.operation import Call, Operations
 
 operations = Operations("federation")
@@ -43,6 +44,33 @@ class FederationSchema(BaseModel):
     migrations: list[SchemaMigration]
 
 
+class SyncBody(BaseModel):
+    """How to sync."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dry_run: bool = Field(default=False, description="only say what would be applied")
+
+
+class Synced(BaseModel):
+    """What happened at every active node."""
+
+    results: list[SchemaOutcome]
+
+
+class ClusterPath(BaseModel):
+    """Which node."""
+
+    cluster_id: UUID
+
+
+class Deactivated(BaseModel):
+    """The node takes part no more; its record is kept."""
+
+    id: UUID
+    is_active: Literal[False] = False
+
+
 @operations.get("/v1/federation/ping", right=None)
 async def ping(call: Call) -> Pong:
     """Whether the hub answers."""
@@ -69,3 +97,16 @@ async def federation_schema(call: Call, query: SinceVersion) -> FederationSchema
         schema_version=max((migration.version for migration in migrations), default=0),
         migrations=[migration for migration in migrations if migration.version > query.since_version],
     )
+
+
+@operations.post("/v1/federation/schema/sync", right=Right.ADMIN)
+async def sync_schema(call: Call, body: SyncBody) -> Synced:
+    """Push pending schema migrations to all active nodes."""
+    return Synced(results=await call.services.control.sync_schema(dry_run=body.dry_run))
+
+
+@operations.delete("/v1/federation/clusters/{cluster_id}", right=Right.ADMIN)
+async def deactivate_cluster(call: Call, path: ClusterPath) -> Deactivated:
+    """Exclude a node from queries and refuse its messages; its record and history stay."""
+    await call.services.control.deactivate(path.cluster_id)
+    return Deactivated(id=path.cluster_id)

@@ -17,6 +17,8 @@ ROUTES = {
     ("get", "/v1/federation/status"),
     ("get", "/v1/federation/clusters"),
     ("get", "/v1/federation/schema"),
+    ("post", "/v1/federation/schema/sync"),
+    ("delete", "/v1/federation/clusters/{cluster_id}"),
     ("post", "/v1/syql/plan"),
     ("post", "/v1/syql/explain"),
     ("post", "/v1/syql/exec"),
