@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -235,9 +236,19 @@ def _die_when_told() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+def _warm_up(keeper: Keeper) -> None:
+    """The first Arrow rows into ClickHouse cost it more than half a second, once: spend it before someone waits."""
+    rows = pa.table({"n": [1]})
+    with suppress(SynDBError), keeper.working() as work:
+        work.run("CREATE TEMPORARY TABLE warm_up (n Int64)")
+        work.insert("warm_up", rows.schema, rows.to_batches())
+
+
 def _start(control: Channel, folder: Path, settings: dict[str, Any]) -> tuple[Child, FlightServer | None]:
-    child = Child(control, Keeper(str(folder / "data")))
+    keeper = Keeper(str(folder / "data"))
     _die_when_told()
+    threading.Thread(target=_warm_up, args=(keeper,), name="warm-up", daemon=True).start()
+    child = Child(control, keeper)
     child.uploads.recover()
     if settings.get("flight") is None:
         return child, None
