@@ -67,11 +67,16 @@ def demonstrate(once: bool) -> int:
         began = time.monotonic()
         first: list[float] = []
         tour = Tour(federation, expected)
-        start(federation)
-        load_data(federation, sources)
-        wait_until(lambda: tour.healthy() == set(HOLDINGS), federation, "the catalogue", seconds=60)
-        tour.run(lambda: first.append(time.monotonic() - began))
-        report(folder, tour, first[0])
+        try:
+            start(federation)
+            load_data(federation, sources)
+            wait_until(lambda: tour.healthy() == set(HOLDINGS), federation, "the catalogue", seconds=60)
+            tour.run(lambda: first.append(time.monotonic() - began))
+        except DemoError as error:
+            tour.steps.append({"name": "broken off", "ok": False, "seconds": 0.0, "answer": str(error)})
+            raise
+        finally:
+            report(folder, tour, first[0] if first else None)
         return finish(tour, federation, once)
 
 
@@ -106,17 +111,19 @@ def load_data(federation: LocalFederation, sources: Path) -> None:
         list(pool.map(one, HOLDINGS))
 
 
-def report(folder: Path, tour: Tour, seconds_to_first_answer: float) -> None:
-    """Write ``report.json``, complete or not at all."""
+def report(folder: Path, tour: Tour, seconds_to_first_answer: float | None) -> None:
+    """Write ``report.json``, complete or not at all; also of a tour that was broken off."""
     content: dict[str, Any] = {
         "ok": tour.ok,
-        "seconds_to_first_answer": round(seconds_to_first_answer, 3),
+        "seconds_to_first_answer": seconds_to_first_answer and round(seconds_to_first_answer, 3),
         "steps": tour.steps,
     }
     draft = folder / "report.json.new"
     draft.write_text(json.dumps(content, indent=2))
     os.replace(draft, folder / "report.json")
-    console.print(f"\nfirst federated answer after {seconds_to_first_answer:.1f} s; report in {folder / 'report.json'}")
+    if seconds_to_first_answer is not None:
+        console.print(f"\nfirst federated answer after {seconds_to_first_answer:.1f} s")
+    console.print(f"report in {folder / 'report.json'}", highlight=False, soft_wrap=True)
 
 
 def finish(tour: Tour, federation: LocalFederation, once: bool) -> int:

@@ -124,7 +124,7 @@ def report_errors() -> Iterator[Outcome]:
         elif isinstance(error, KeyboardInterrupt):
             outcome.code = 130
         elif isinstance(error, Exception | BaseExceptionGroup):
-            log.error("unexpected error; please report it", exc_info=error)
+            log.exception("unexpected error; please report it", exc_info=error)
             outcome.code = 1
         else:
             raise

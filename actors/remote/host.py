@@ -31,6 +31,8 @@ from libp2p.abc import INetConn, INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
+from libp2p.transport.quic.exceptions import QUICPeerVerificationError
 from multiaddr import Multiaddr
 
 from actors.remote.frames import FrameStream, FrameTooLarge, StreamEnded
@@ -205,24 +207,27 @@ class Host:
         return None
 
     async def _dial(self, peer: ID, candidates: list[Multiaddr], deadline: float) -> None:
-        failures = []
+        reasons: dict[Multiaddr, str] = {}
         for position, address in enumerate(candidates):
             left = max(deadline - trio.current_time(), 0.0)
             with trio.move_on_after(left / (len(candidates) - position)) as share:
                 try:
                     connection = await self._swarm.dial_addr(address, peer)
                 except Exception as error:
-                    failures.append(f"{address}: {_innermost(error)}")
+                    reasons[address] = _STRANGER if _is_mismatch(error) else _innermost(error)
                 else:
                     if _is_proved(connection, peer):
                         return
                     await connection.close()
-                    failures.append(f"{address}: it did not prove to be this peer")
+                    reasons[address] = _STRANGER
             if share.cancelled_caught:
-                failures.append(f"{address}: no answer")
+                reasons[address] = "no answer"
+        shown = [f"{str(address).removesuffix(f'/p2p/{peer}')}: {reason}" for address, reason in reasons.items()]
         raise PeerUnavailable(
-            f"cannot reach {peer}" + "".join(f"; {failure}" for failure in failures),
-            hint="is the other daemon running, and do its addresses and its PeerId still hold?",
+            f"cannot reach {peer}" + "".join(f"; {text}" for text in shown),
+            hint="Its PeerId is not the one that is pinned here: ask its operator, and trust no other."
+            if _STRANGER in reasons.values()
+            else "Is the other daemon running, and do its addresses still hold?",
         )
 
     async def _open(self, peer: ID, protocol: TProtocol, timeout: float) -> INetStream:  # noqa: ASYNC109
@@ -317,6 +322,21 @@ def _is_proved(connection: INetConn, peer: ID) -> bool:
     """Whether the handshake proved the PeerId; a QUIC server that shows no certificate passes libp2p's own check."""
     muxed = connection.muxed_conn
     return muxed.peer_id == peer and getattr(muxed, "is_peer_verified", True) is True
+
+
+_STRANGER = "another daemon answers there and cannot prove to be this peer"
+
+
+def _is_mismatch(error: BaseException) -> bool:
+    """Whether a handshake failed because the other side has another key."""
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, PeerIDMismatchesPubkey | QUICPeerVerificationError):
+            return True
+        if current is not None:
+            pending.extend((current.__cause__, *getattr(current, "exceptions", ())))
+    return False
 
 
 def _innermost(error: BaseException) -> str:

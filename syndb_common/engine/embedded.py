@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -238,13 +238,17 @@ class EmbeddedEngine:
         """Run one SELECT once; return it whole when it is small, else an offer to stream it by Flight.
 
         The offer is void after half a minute, or when its reader stands still for that long; the query then ends.
-        Without a Flight server the result must fit ``inline_bytes``.
+        Without a Flight server the result must fit ``inline_bytes``, else it is a ``LimitExceeded``.
 
         Raises:
             LimitExceeded: a limit of ``limits`` was reached.
             TooManyRequests: too many results wait for their readers.
             EngineUnavailable: the engine stopped meanwhile and is being restarted.
         """
+        if self._flight is None:
+            return await self.query(
+                sql, limits=replace(limits or Limits(), result_bytes=inline_bytes), query_id=query_id
+            )
         pending = await self._call("answer", limits or Limits(), sql=sql, query_id=query_id, inline_bytes=inline_bytes)
         if "ticket" not in pending.header:
             return _answer(pending)

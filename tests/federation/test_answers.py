@@ -144,7 +144,7 @@ def test_results_come_in_the_form_that_is_asked_for(federation: LocalFederation,
 def test_explain_shows_the_sql_of_every_node_and_executes_nothing(federation: LocalFederation) -> None:
     found = federation.post("/v1/syql/explain", {"query": COUNTS.format("chemical")})
     assert found["node_sql"].keys() == {"herm", "male", "dev"}
-    assert all("syndb.synapses" in sql for sql in found["node_sql"].values())
+    assert all('"syndb"."synapses"' in sql for sql in found["node_sql"].values())
     assert "partials" in found["hub_sql"]
 
 
@@ -166,7 +166,7 @@ def test_the_command_line_asks_and_shows(federation: LocalFederation) -> None:
     shown = run(command("syndb", "syql", COUNTS.format("chemical")), environment=environment)
     assert "45959" in shown
     explained = run(command("syndb", "syql", COUNTS.format("chemical"), "--explain"), environment=environment)
-    assert "syndb.synapses" in explained
+    assert '"syndb"."synapses"' in explained
     clusters = json.loads(run(command("syndb", "federation", "clusters", "--json"), environment=environment))
     assert {cluster["name"]: cluster["health"] for cluster in clusters} == dict.fromkeys(
         ("herm", "male", "dev"), "healthy"
