@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -148,17 +149,25 @@ class Tour:
         self.federation.daemons[KILLED].kill()
         self.step("a node is gone", shown.format(CHEMICAL), ask, self.check_without_node)
         console.print(f"\n[bold]$ start {KILLED} again[/bold]", highlight=False)
+        restarted = datetime.now(UTC)
         self.federation.start_node(KILLED)
-        wait_until(lambda: self.healthy() == set(HOLDINGS), self.federation, f"{KILLED} to come back", seconds=60)
+        wait_until(
+            lambda: self.healthy(since=restarted) == set(HOLDINGS),
+            self.federation,
+            f"{KILLED} to come back",
+            seconds=60,
+        )
         self.step("the node is back", shown.format(CHEMICAL), ask, self.check_counts)
 
-    def healthy(self) -> set[str]:
-        """Names of the nodes that are healthy and have announced what they hold."""
+    def healthy(self, since: datetime | None = None) -> set[str]:
+        """Names of the nodes that are healthy, were seen ``since`` then, and have announced what they hold."""
         found = self.federation.get("/v1/federation/clusters")
         return {
             node["name"]
             for node in found
-            if node["health"] == "healthy" and len(node["datasets"]) == len(HOLDINGS[node["name"]])
+            if node["health"] == "healthy"
+            and len(node["datasets"]) == len(HOLDINGS[node["name"]])
+            and (since is None or datetime.fromisoformat(node["last_seen"]) > since)
         }
 
     def check_clusters(self, answer: Any) -> str:

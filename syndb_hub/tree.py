@@ -14,16 +14,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
+from uuid import UUID
 
 import structlog
 import trio
 
 from actors.directory import Cluster, Directory
-from actors.health_monitor import HealthMonitor, HealthPolicy
+from actors.health_monitor import HealthMonitor, HealthPolicy, Watch
 from actors.registry import Registry
 from actors.remote.discovery.mdns import Mdns, open_mdns
 from actors.remote.host import Host
@@ -32,7 +34,7 @@ from actors.remote.policy import Policy as RpcPolicy
 from actors.remote.policy import Trust
 from actors.remote.proof import derive_key
 from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
-from actors.runtime import ActorRef, ChildSpec, Intensity, Supervisor, Tree, run_tree
+from actors.runtime import ActorRef, ChildSpec, Intensity, MailboxFull, Supervisor, Tree, run_tree
 from actors.schema_sync import SchemaPublisher
 from actors.service import Service
 from syndb_common.engine import published
@@ -75,10 +77,11 @@ async def serve(settings: HubSettings, task_status: trio.TaskStatus[None] = trio
         stack.push_async_callback(store.close)
         mdns = await stack.enter_async_context(open_mdns()) if settings.federation.enable_mdns else None
         async with trio.open_nursery() as nursery:
-            await nursery.start(host.run)
             parts = _Parts(settings, identity, key, host, store)
             tree: Tree = await nursery.start(run_tree, parts.supervisor())
+            # A node that finds the port open must find somebody who answers: listening comes last.
             parts.answer_nodes(tree)
+            await nursery.start(host.run)
             if mdns is not None:
                 nursery.start_soon(_announce, mdns, host)
             app = create_app(parts.services(tree))
@@ -101,13 +104,14 @@ class _Parts:
         self._host = host
         self._store = store
         self._client = RpcClient(host)
+        self._monitor: ActorRef | None = None
         self._directory = Directory()
         self._warehouse = EmbeddedEngine(settings.data_dir / "engine", name="warehouse")
         self._merger = EmbeddedEngine(None, name="merger")
         self._queries = FederatedQueries(
             directory=self._directory,
             own=self._own_versions,
-            fan_out=FanOut(self._directory, self._warehouse, self._peer, settings.jobs.max_result_bytes),
+            fan_out=FanOut(self._directory, self._warehouse, self._peer, settings.jobs.max_result_bytes, self._suspect),
             merger=self._merger,
             delegation_seconds=settings.federation.delegation_timeout_seconds,
         )
@@ -130,6 +134,7 @@ class _Parts:
 
     def answer_nodes(self, tree: Tree) -> None:
         """Route the messages of nodes to the registry."""
+        self._monitor = tree.ref("health_monitor")
         registry = tree.ref("registry")
         routes: dict[type, ActorRef] = dict.fromkeys((JoinRequest, RegisterCluster, CatalogAnnouncement), registry)
         RpcServer(self._host, RpcPolicy(self._trust_of), routes)
@@ -159,6 +164,12 @@ class _Parts:
 
     async def _own_versions(self) -> Sequence[PublishedVersion]:
         return await published.versions(self._warehouse)
+
+    def _suspect(self, cluster_id: UUID) -> None:
+        # A full mailbox means that the monitor is pinging as fast as it can.
+        with contextlib.suppress(MailboxFull):
+            if self._monitor is not None:
+                self._monitor.tell(Watch(cluster_id))
 
     def _trust_of(self, peer_id: str) -> Trust:
         cluster = self._directory.by_peer(peer_id)

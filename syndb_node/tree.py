@@ -61,10 +61,12 @@ async def serve(settings: NodeSettings, task_status: trio.TaskStatus[None] = tri
     host = Host(identity, federation.listen)
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
         mdns = await stack.enter_async_context(open_mdns()) if federation.enable_mdns else None
-        await nursery.start(host.run)
         parts = _Parts(settings, identity, key, host, mdns)
         tree: Tree = await nursery.start(run_tree, parts.supervisor())
+        # A hub that finds the port open must find somebody who answers: listening comes last.
         parts.answer_hub(tree)
+        await nursery.start(host.run)
+        parts.listening.set()
         log.info("node started", cluster=settings.cluster.name, peer_id=identity.peer_id, listen=list(host.addresses))
         task_status.started()
 
@@ -74,6 +76,7 @@ class _Parts:
 
     def __init__(self, settings: NodeSettings, identity: Identity, key: bytes, host: Host, mdns: Mdns | None) -> None:
         self._settings = settings
+        self.listening = trio.Event()
         self._host = host
         self._mdns = mdns
         self._client = RpcClient(host)
@@ -148,6 +151,7 @@ class _Parts:
         )
 
     async def _find_hub(self) -> ActorRef:
+        await self.listening.wait()
         federation = self._settings.federation
         hub_peer_id = federation.hub_peer_id
         addresses = await find_hub(

@@ -48,12 +48,14 @@ class FanOut:
         warehouse: the hub's own engine.
         peer: makes the reference to a node.
         max_bytes: largest part that is accepted from one holder.
+        suspect: told of a node that did not answer, so that its health is checked at once.
     """
 
     directory: Directory
     warehouse: Engine
     peer: Callable[[Cluster], ActorRef]
     max_bytes: int
+    suspect: Callable[[UUID], None] = lambda cluster_id: None
 
     async def ask(self, targets: Sequence[Target], query_id: UUID, seconds: float) -> list[Part]:
         """One part per target, in their order; errors of single parts are in the parts."""
@@ -81,6 +83,8 @@ class FanOut:
         except SynDBError as failed:
             error = failed
         log.warning("no part", cluster=target.name, code=error.code, cause=error.message)
+        if target.cluster is not None and isinstance(error, PeerUnavailable | DeadlineExceeded):
+            self.suspect(target.cluster.record.id)
         outcome = NodeOutcome(
             cluster=target.name,
             status="failed",
