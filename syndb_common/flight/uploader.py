@@ -13,10 +13,10 @@ import pyarrow as pa
 from pyarrow import flight
 from pydantic import BaseModel
 
-from syndb_common.errors import ConfigError, IncompleteResult, InvalidRequest, NotFound
+from syndb_common.errors import ConfigError, IncompleteResult, InvalidRequest
 from syndb_common.flight.client import connect
 from syndb_common.flight.settings import UPLOAD_TOKEN_FILE
-from syndb_common.flight.uploads import Abort, Begin, Begun, Publish, PublishResult, Put, Stored
+from syndb_common.flight.uploads import Abort, Aborted, Begin, Begun, Publish, PublishResult, Put, Stored
 from syndb_common.flight.wire import from_flight
 from syndb_common.tables.versions import DatasetMetadata
 
@@ -84,7 +84,7 @@ def upload(
             return session.act(Publish(upload_id=begun.upload_id), PublishResult)
         except BaseException:
             with suppress(Exception):  # the first error counts; the engine drops what is left behind
-                session.act(Abort(upload_id=begun.upload_id), BaseModel)
+                session.act(Abort(upload_id=begun.upload_id), Aborted)
             raise
 
 
@@ -137,5 +137,5 @@ def probe(target: UploadTarget, *, seconds: float = 10.0) -> None:
     """
     headers = [(b"authorization", f"Bearer {target.token}".encode())]
     session = _Session(target, flight.FlightCallOptions(timeout=seconds, headers=headers))
-    with session.client, suppress(NotFound):
-        session.act(Abort(upload_id=uuid4()), BaseModel)
+    with session.client:
+        session.act(Abort(upload_id=uuid4()), Aborted)

@@ -55,6 +55,10 @@ class Abort(_Request):
     upload_id: UUID
 
 
+class Aborted(_Request):
+    """The upload is gone, or there was none."""
+
+
 class PublishResult(BaseModel):
     """What became of an upload.
 
