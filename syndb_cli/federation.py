@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,7 +132,7 @@ def check_connection(config: Config = None, as_json: AsJson = False) -> None:
     with errors_as_lines(as_json=as_json):
         results = trio.run(checks, _settings(config))
         if as_json:
-            show_json([result.__dict__ for result in results])
+            show_json([asdict(result) for result in results])
         else:
             show_table(
                 ["test", "result", "ms", "cause"],
