@@ -100,7 +100,10 @@ class FanOut:
             part = await self._own(target, query_id, seconds)
         else:
             part = await self._remote(target, target.cluster, query_id, seconds)
-        return part, conform(partial_schema(target.plan), part.table)
+        try:
+            return part, conform(partial_schema(target.plan), part.table)
+        except pa.ArrowException as error:
+            raise IncompleteResult(f"{target.name} sent a malformed part: {error}") from error
 
     async def _own(self, target: Target, query_id: UUID, seconds: float) -> Part:
         limits = Limits(seconds=seconds, result_bytes=self.max_bytes)
@@ -148,7 +151,7 @@ def _from_ipc(content: bytes) -> pa.Table:
     try:
         with pa.ipc.open_stream(content) as reader:
             return reader.read_all()
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
         raise IncompleteResult(f"the node sent damaged Arrow data: {error}") from error
 
 

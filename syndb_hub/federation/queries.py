@@ -61,6 +61,11 @@ class FederatedQueries:
         self._merger = merger
         self._delegation_seconds = delegation_seconds
 
+    async def check(self, text: str, *, scope: Scope | None, cluster_ids: Sequence[UUID] | None = None) -> None:
+        """See the protocol."""
+        planned = await self._plan(text, scope, cluster_ids)
+        partial_schema(planned.plan)  # finds whatever compiling would find, without writing the SQL
+
     async def explain(
         self, text: str, *, scope: Scope | None, cluster_ids: Sequence[UUID] | None = None
     ) -> Explanation:

@@ -151,8 +151,12 @@ class Answered:
 
 
 class Queries(Protocol):
-    """Questions in SyQL. Both methods raise ``SyQLError`` for a text that cannot be answered, and
+    """Questions in SyQL. All methods raise ``SyQLError`` for a text that cannot be answered, and
     ``InvalidRequest`` when ``scope`` disagrees with the scope the text itself names."""
+
+    async def check(self, text: str, *, scope: Scope | None, cluster_ids: Sequence[UUID] | None = None) -> None:
+        """Check the text, and nothing more."""
+        ...
 
     async def explain(
         self, text: str, *, scope: Scope | None, cluster_ids: Sequence[UUID] | None = None

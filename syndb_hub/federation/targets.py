@@ -7,27 +7,28 @@ cause; a node that holds none is not bothered.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
-from actors.directory import Cluster, Directory
+from actors.directory import HUB, Cluster, Directory
 from syndb_common.errors import Conflict, NotFound
 from syndb_common.syql.plan import Plan, Scope
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.federation.service import NodeOutcome
-
-HUB = "hub"
-"""Name of the hub's own warehouse in outcomes; node names come from the registry and may not be this."""
 
 Key = tuple[UUID, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """One published version and who holds it; ``cluster`` is None for the hub's own warehouse."""
+    """One published version and who holds it; ``cluster`` is None for the hub's own warehouse.
+
+    ``rival`` names another holder that publishes different content under the same data set and version.
+    """
 
     version: PublishedVersion
     cluster: Cluster | None
+    rival: str = ""
 
     @property
     def key(self) -> Key:
@@ -69,7 +70,6 @@ def visible(
 
     Raises:
         NotFound: ``cluster_ids`` names a node that is not registered.
-        Conflict: two holders publish different content under the same data set and version.
     """
     for cluster_id in cluster_ids or ():
         if cluster_id not in directory.clusters:
@@ -85,22 +85,29 @@ def visible(
     for holding in sorted(holdings, key=_preference):
         kept = best.setdefault(holding.key, holding)
         if kept.version.content_hash != holding.version.content_hash:
-            raise Conflict(
-                f"{kept.holder} and {holding.holder} publish different content as version {holding.version.version} "
-                f"of {holding.version.metadata.dataset}",
-                hint="Name the nodes to ask with cluster_ids, and tell both operators.",
-            )
+            best[holding.key] = replace(kept, rival=holding.holder)
     return list(best.values())
 
 
-def assign(plan: Plan, holdings: Sequence[Holding], unasked: Iterable[Cluster]) -> Targets:
+def assign(plan: Plan, holdings: Sequence[Holding], in_scope: Iterable[Cluster]) -> Targets:
     """Split a plan over the holders of its versions.
 
-    ``unasked`` are nodes in scope whose catalogue may be unknown: those that cannot be asked now are reported even
-    when nothing is known of what they hold.
+    ``in_scope`` are the nodes the query is about: those whose catalogue is unknown are reported, since they may hold
+    what is asked for.
+
+    Raises:
+        Conflict: two holders publish different content as a version that the plan reads; one node's claim does not
+            disturb the queries that have nothing to do with it.
     """
     by_key = {holding.key: holding for holding in holdings}
     used = [by_key[(dataset.dataset_id, dataset.version)] for dataset in plan.datasets]
+    for holding in used:
+        if holding.rival:
+            raise Conflict(
+                f"{holding.holder} and {holding.rival} publish different content as version {holding.version.version} "
+                f"of {holding.version.metadata.dataset}",
+                hint="Name the nodes to ask with cluster_ids, and tell both operators.",
+            )
     groups: dict[str, list[Holding]] = {}
     for holding in used:
         groups.setdefault(holding.holder, []).append(holding)
@@ -116,15 +123,18 @@ def assign(plan: Plan, holdings: Sequence[Holding], unasked: Iterable[Cluster]) 
             asked.append(Target(cluster, plan.for_datasets(frozenset(holding.key for holding in group))))
     skipped.extend(
         _skipped(cluster)
-        for cluster in unasked
-        if cluster.record.name not in groups and cluster.catalogue_revision is None and not cluster.health.routable
+        for cluster in in_scope
+        if cluster.record.name not in groups and cluster.catalogue_revision is None
     )
     return Targets(tuple(asked), tuple(skipped), tuple(used))
 
 
 def _skipped(cluster: Cluster) -> NodeOutcome:
-    cause = f"{cluster.health}: {cluster.cause}" if cluster.cause else str(cluster.health)
-    return NodeOutcome(cluster=cluster.record.name, status="skipped", cause=cause, code="health")
+    if cluster.health.routable:
+        cause, code = "the hub does not know its catalogue yet", "catalogue"
+    else:
+        cause, code = f"{cluster.health}: {cluster.cause}" if cluster.cause else str(cluster.health), "health"
+    return NodeOutcome(cluster=cluster.record.name, status="skipped", cause=cause, code=code)
 
 
 def _preference(holding: Holding) -> tuple[int, str]:

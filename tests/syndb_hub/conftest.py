@@ -92,6 +92,9 @@ class ArrowQueries:
         self._changed.set()
         self._changed = trio.Event()
 
+    async def check(self, text: str, *, scope: Scope | None, cluster_ids: Sequence[UUID] | None = None) -> None:
+        self._parse(text, scope)
+
     async def explain(
         self, text: str, *, scope: Scope | None, cluster_ids: Sequence[UUID] | None = None
     ) -> Explanation:

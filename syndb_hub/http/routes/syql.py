@@ -96,7 +96,7 @@ async def execute_query(call: Call, body: ExecBody) -> Executed:
     A query that cannot be answered is refused here. Follow the job at `/v1/jobs/{job_id}`; its rows are at
     `/v1/jobs/{job_id}/result`.
     """
-    await _explain(call, body)
+    await call.services.queries.check(body.query, scope=body.scope, cluster_ids=body.cluster_ids)
     job = await call.services.jobs.submit(
         body.query,
         owner=call.principal.token_id,
