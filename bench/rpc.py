@@ -11,9 +11,11 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import trio
+from libp2p.custom_types import TProtocol
 
 from actors.remote.envelope import encode_reply, encode_request
 from actors.remote.host import Host, open_host
@@ -21,11 +23,13 @@ from actors.remote.identity import Identity
 from actors.remote.policy import Policy, Trust
 from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
 from actors.runtime import Actor, ChildSpec, Supervisor, handle, run_tree
+from bench.result import Result, compared
 from syndb_common.messages import HealthPing, HealthReport
 
 ROUNDS = 1500
+GOAL = 1.5
 WARM_UP = 100
-BARE = "/syndb/bench-bare/1"
+BARE = TProtocol("/syndb/bench-bare/1")
 ADDRESSES = {"quic": "/ip4/127.0.0.1/udp/0/quic-v1", "tcp": "/ip4/127.0.0.1/tcp/0"}
 PING = HealthPing(clock=1_700_000_000.0)
 REPORT = HealthReport(
@@ -49,39 +53,30 @@ class Node(Actor):
         return REPORT
 
 
-def run() -> list[dict[str, Any]]:
+def run(rounds: int = ROUNDS) -> list[Result]:
     """Median seconds of an ask, and of a bare request, over QUIC and over TCP."""
-    return [_measure("rpc_ask_vs_bare_stream", "quic"), _measure("rpc_ask_vs_bare_stream_tcp", "tcp")]
+    return [_measure("rpc_ask_vs_bare_stream", "quic", rounds), _measure("rpc_ask_vs_bare_stream_tcp", "tcp", rounds)]
 
 
-def _measure(name: str, transport: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, transport]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+def _measure(name: str, transport: str, rounds: int) -> Result:
+    command = [sys.executable, "-m", "bench.rpc", transport]
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         peer_id, address = server.stdout.readline().split()
-        asks, bare = trio.run(_client, peer_id, address)
+        asks, bare = trio.run(_client, peer_id, address, rounds)
         assert server.stdin is not None
         server.stdin.close()
-    value, reference = statistics.median(asks), statistics.median(bare)
-    return {
-        "name": name,
-        "value": value,
-        "reference": reference,
-        "ratio": value / reference,
-        "unit": "s",
-        "n": ROUNDS,
-        "goal": 1.5,
-        "met": value / reference <= 1.5,
-    }
+    return compared(name, statistics.median(asks), statistics.median(bare), "s", rounds, goal=GOAL)
 
 
-async def _client(peer_id: str, address: str) -> tuple[list[float], list[float]]:
+async def _client(peer_id: str, address: str, rounds: int) -> tuple[list[float], list[float]]:
     asks, bare = [], []
     async with open_host(Identity.generate(), []) as host:
         node = RemoteRef(RpcClient(host), peer_id, lambda: [address], "node")
         await node.ask(PING, timeout=10)
         stream = await _bare_stream(host, peer_id)
-        for _ in range(WARM_UP + ROUNDS):
+        for _ in range(WARM_UP + rounds):
             started = time.perf_counter()
             await stream.write(_framed(REQUEST))
             await _read_frame(stream)

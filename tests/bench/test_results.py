@@ -1,0 +1,80 @@
+"""Each measurement in miniature: that it runs and what it writes, never how fast it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from bench import cold_start, federated, rpc
+from bench.result import Result, compared, measured, write
+
+FIELDS = {"name", "value", "reference", "ratio", "unit", "n", "goal", "met"}
+
+
+def written(results: list[Result], folder: Path) -> dict[str, dict[str, object]]:
+    write(results, folder)
+    entries = json.loads((folder / "results.json").read_text())
+    assert all(entry.keys() == FIELDS for entry in entries)
+    return {entry["name"]: entry for entry in entries}
+
+
+def test_a_ratio_is_ours_by_the_reference_and_meets_its_goal_at_most(tmp_path: Path) -> None:
+    entries = written(
+        [compared("slow", 3.2, 2.0, "s", 9, goal=1.5), compared("fast", 3.0, 2.0, "s", 9, goal=1.5)], tmp_path
+    )
+    assert [(entry["ratio"], entry["met"]) for entry in entries.values()] == [(1.6, False), (1.5, True)]
+
+
+def test_a_value_without_reference_is_held_against_its_goal_or_against_nothing(tmp_path: Path) -> None:
+    entries = written([measured("start", 26.0, "s", 3, goal=25.0), measured("memory", 80.0, "MB", 3)], tmp_path)
+    assert (entries["start"]["ratio"], entries["start"]["met"]) == (None, False)
+    assert (entries["memory"]["goal"], entries["memory"]["met"]) == (None, None)
+
+
+def test_a_name_has_one_entry(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one entry per name"):
+        write([measured("a", 1.0, "s", 1), measured("a", 2.0, "s", 1)], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_machine_is_described(tmp_path: Path) -> None:
+    write([], tmp_path)
+    machine = json.loads((tmp_path / "machine.json").read_text())
+    named = {"cpu", "cores", "memory_GB", "kernel", "python", "chdb", "pyarrow", "libp2p", "trio", "date"}
+    assert machine.keys() == named
+    assert all(machine.values())
+    assert machine["cores"] == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.slow
+def test_asks_are_measured_on_both_transports(tmp_path: Path) -> None:
+    entries = written(rpc.run(rounds=20), tmp_path)
+    assert entries.keys() == {"rpc_ask_vs_bare_stream", "rpc_ask_vs_bare_stream_tcp"}
+    assert all(entry["n"] == 20 and entry["goal"] == 1.5 for entry in entries.values())
+
+
+@pytest.mark.slow
+def test_the_federated_answer_is_right_before_it_is_timed(tmp_path: Path) -> None:
+    (entry,) = written(federated.run(rows=20_000, rounds=2), tmp_path).values()
+    assert (entry["name"], entry["n"]) == ("federated_aggregate_vs_one_clickhouse", 2)
+    assert entry["ratio"] == pytest.approx(entry["value"] / entry["reference"])
+
+
+def test_answers_that_differ_are_no_measurement() -> None:
+    federated.compare({"a": (2, 1.0, 0.5)}, {"a": (2, 1.0 + 1e-12, 0.5)})
+    with pytest.raises(RuntimeError, match="counts"):
+        federated.compare({"a": (2, 1.0, 0.5)}, {"a": (3, 1.0, 0.5)})
+    with pytest.raises(RuntimeError, match="differ"):
+        federated.compare({"a": (2, 1.0, 0.5)}, {"a": (2, 1.0, 0.5 + 1e-8)})
+
+
+@pytest.mark.slow
+def test_a_start_is_timed_cold_and_warm_and_the_daemons_weighed(tmp_path: Path, real_files: Path) -> None:
+    entries = written(cold_start.run(rounds=1, sources=real_files), tmp_path)
+    assert entries["cold_start_seconds"]["goal"] == 25.0
+    assert entries["cold_start_seconds"]["value"] > entries["warm_start_seconds"]["value"] > 0
+    for who in ("hub", "node"):
+        assert 0 < entries[f"idle_memory_{who}_MB"]["value"] <= entries[f"idle_memory_{who}_rss_MB"]["value"]
