@@ -17,7 +17,7 @@ import trio
 from actors.cluster import Catalogue
 from actors.runtime import Actor, handle
 from syndb_common.engine.interface import Answer, Engine, Limits
-from syndb_common.errors import Cancelled, NotFound, SynDBError, TooManyRequests
+from syndb_common.errors import Cancelled, Conflict, NotFound, SynDBError, TooManyRequests
 from syndb_common.messages import Acknowledged, AnalyticsQuery, AnalyticsResult, CancelQuery, FlightEndpoint
 from syndb_common.syql import Plan, to_clickhouse
 
@@ -47,8 +47,11 @@ class Running:
 
         Raises:
             TooManyRequests: as many as allowed are under way.
+            Conflict: a query of this id is under way.
             Cancelled: the query was cancelled by name.
         """
+        if query_id in self._scopes:
+            raise Conflict("a query of this id is under way")
         if len(self._scopes) >= self._at_most:
             raise TooManyRequests(f"this node already computes {self._at_most} queries", hint="Try again in a moment.")
         with trio.CancelScope() as scope:
@@ -101,8 +104,9 @@ class AnalyticsDelegate(Actor):
 
     @handle
     async def cancel(self, message: CancelQuery) -> Acknowledged:
-        """Stop a query."""
+        """Stop a query, also one whose result waits for its reader."""
         self._running.cancel(message.query_id)
+        await self._engine.cancel(str(message.query_id))
         return Acknowledged()
 
     async def _compute(self, message: AnalyticsQuery) -> AnalyticsResult:

@@ -22,7 +22,7 @@ from actors.remote.proof import Transcript, generate_nonce, hub_proof, node_proo
 from actors.runtime import Actor, ActorRef, handle
 from syndb_common.engine import published
 from syndb_common.engine.interface import Engine
-from syndb_common.errors import JoinRefused, SynDBError
+from syndb_common.errors import EngineUnavailable, JoinRefused, SynDBError
 from syndb_common.messages import (
     CatalogAnnouncement,
     DatasetCatalogRequest,
@@ -45,6 +45,8 @@ ENGINE_SECONDS = 1.0
 """A ping waits so long for the engine; then it reports the last known catalogue and a busy engine."""
 RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses between attempts to join. They stay short: hubs come back within seconds, and an attempt is cheap."""
+CAUSE_CHARACTERS = 1000
+"""What a report may say about the engine; ClickHouse can be wordier."""
 REFUSED_SECONDS = 30.0
 """Pause after a refusal: only a person can change that, but nobody should have to restart the node for it."""
 
@@ -137,6 +139,7 @@ class Cluster(Actor):
         self._silence_seconds = silence_seconds
         self._started = time.monotonic()
         self._last_ping = -float("inf")
+        self._joined = False
 
     async def on_start(self) -> None:
         """Begin to look for the hub."""
@@ -154,7 +157,7 @@ class Cluster(Actor):
             if scope.cancelled_caught:
                 engine = "busy"
         except SynDBError as error:
-            engine = error.message
+            engine = error.message[:CAUSE_CHARACTERS]
         return HealthReport(
             schema_version=self._catalogue.schema_version,
             engine=engine,
@@ -185,12 +188,14 @@ class Cluster(Actor):
         attempt = 0
         while True:
             silence = trio.current_time() - self._last_ping
-            if silence < self._silence_seconds:
+            # A hub that remembers us pings before we joined; what it remembers may be out of date.
+            if self._joined and silence < self._silence_seconds:
                 await trio.sleep(self._silence_seconds - silence)
                 continue
             try:
                 await self._join()
                 attempt = 0
+                self._joined = True
                 # The hub pings at once; give it the whole silence before asking again.
                 self._last_ping = trio.current_time()
             except SynDBError as error:
@@ -202,7 +207,9 @@ class Cluster(Actor):
                 await trio.sleep(pause)
 
     async def _join(self) -> None:
-        me = self._membership
+        me, endpoints = self._membership, self._endpoints()
+        if not endpoints.flight:
+            raise EngineUnavailable("the engine is starting", hint="A node joins when its data can be read.")
         hub = await self._find_hub()
         node_nonce = generate_nonce()
         challenge = await hub.ask(JoinRequest(cluster_name=me.name, node_nonce=node_nonce), timeout=ASK_SECONDS)
@@ -216,7 +223,7 @@ class Cluster(Actor):
         registration = RegisterCluster(
             join_id=challenge.join_id,
             node_proof=node_proof(me.key, transcript),
-            endpoints=self._endpoints(),
+            endpoints=endpoints,
             schema_version=self._catalogue.schema_version,
             institution=me.institution,
             description=me.description,
@@ -245,5 +252,8 @@ class Cluster(Actor):
             **facts,
         }
         temporary = self._state_file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=1))
-        os.replace(temporary, self._state_file)
+        try:
+            temporary.write_text(json.dumps(content, indent=1))
+            os.replace(temporary, self._state_file)
+        except OSError as full_disk:
+            log.warning("state not written", file=str(self._state_file), cause=full_disk.strerror)

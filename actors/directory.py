@@ -18,6 +18,9 @@ import trio
 from syndb_common.messages import Endpoints
 from syndb_common.tables.versions import PublishedVersion
 
+HUB = "hub"
+"""Name of the hub's own warehouse where holders of data are named; no node may have it."""
+
 
 class Health(StrEnum):
     """How a node answers; decides whether queries go to it.

@@ -23,7 +23,7 @@ import trio
 
 from actors.directory import Cluster, Directory, Health
 from actors.runtime import Actor, ActorError, ActorRef, handle
-from actors.schema_sync import SyncCluster
+from actors.schema_sync import APPLY_SECONDS, SyncCluster
 from syndb_common.errors import SynDBError, Unavailable
 from syndb_common.messages import CatalogAnnouncement, DatasetCatalogRequest, HealthPing, HealthReport
 
@@ -147,10 +147,11 @@ class HealthMonitor(Actor):
         began = trio.current_time()
         outcome: HealthReport | SynDBError
         try:
-            outcome = await peer.ask(HealthPing(clock=time.time()), timeout=self._policy.timeout)
+            report: HealthReport = await peer.ask(HealthPing(clock=time.time()), timeout=self._policy.timeout)
             latency = trio.current_time() - began
-            if isinstance(outcome, HealthReport) and outcome.schema_version < self._schema_version:
-                outcome = await self._update_schema(cluster, outcome)
+            if report.engine == "ok" and report.schema_version < self._schema_version:
+                report = await self._update_schema(cluster, report)
+            outcome = report
         except SynDBError as error:
             outcome, latency = error, 0.0
         except ActorError as error:
@@ -160,14 +161,18 @@ class HealthMonitor(Actor):
             await self._fetch_catalogue(cluster, peer)
         try:
             await self._registry.ask(observed, timeout=self._policy.timeout)
-        except ActorError as error:
+        except (SynDBError, ActorError) as error:
             log.warning("observation lost", cluster=cluster.record.name, cause=str(error))
         return observed
 
     async def _update_schema(self, cluster: Cluster, report: HealthReport) -> HealthReport:
-        synced = await self.context.find("schema_publisher").ask(
-            SyncCluster(cluster.record.id, report.schema_version), timeout=60
-        )
+        """Have the node brought up to date. It answered, so a failure here leaves it degraded and not gone."""
+        pending = SyncCluster(cluster.record.id, report.schema_version)
+        try:
+            synced = await self.context.find("schema_publisher").ask(pending, timeout=APPLY_SECONDS)
+        except (SynDBError, ActorError) as error:
+            log.warning("schema not synced", cluster=cluster.record.name, cause=str(error))
+            return report
         return report.model_copy(update={"schema_version": synced.schema_version})
 
     async def _fetch_catalogue(self, cluster: Cluster, peer: ActorRef) -> None:

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from actors.directory import Cluster, ClusterRecord, Directory, Health
+from actors.directory import HUB, Cluster, ClusterRecord, Directory, Health
 from actors.health_monitor import HealthObserved, Watch
 from actors.remote.proof import Transcript, generate_nonce, hub_proof, node_proof, verify
 from actors.runtime import Actor, handle
@@ -37,7 +37,10 @@ JOIN_SECONDS = 30.0
 PENDING_JOINS = 1000
 """Challenges kept at once; the oldest give way, so strangers cannot fill the memory."""
 FAILED_PROOFS = 5
-"""Wrong proofs of one PeerId within a minute before it has to wait: guessing stays hopeless, a typo does not hurt."""
+"""Wrong proofs of one PeerId within a minute before it has to wait: a node that retries a typo is told to stop.
+
+PeerIds cost nothing, so what bounds guessing is the overall rate of :mod:`actors.remote.policy`: 40 messages a second
+from all strangers together, two for each guess."""
 
 
 class ClusterStore(Protocol):
@@ -117,7 +120,6 @@ class Registry(Actor):
                 hint="Update the older of the two.",
             )
         self._check_failures(peer_id)
-        self._check_name(message.cluster_name, peer_id)
         while len(self._joins) >= PENDING_JOINS:
             self._joins.popitem(last=False)
         join_id, hub_nonce = uuid4(), generate_nonce()
@@ -130,7 +132,9 @@ class Registry(Actor):
         """Second step of joining: verify the proof, then the name is the node's."""
         peer_id = self._sender()
         self._check_failures(peer_id)
-        join = self._joins.pop(message.join_id, None)
+        join = self._joins.get(message.join_id)
+        if join is not None and join.peer_id == peer_id:
+            del self._joins[message.join_id]
         if join is None or join.peer_id != peer_id or join.until < self.context.clock.now():
             raise JoinRefused("this challenge is unknown, used or too old", hint="Start joining again.")
         transcript = Transcript(
@@ -181,7 +185,7 @@ class Registry(Actor):
     async def observed(self, message: HealthObserved) -> None:
         """The health monitor saw something."""
         cluster = self._directory.clusters.get(message.cluster_id)
-        if cluster is None:
+        if cluster is None or not cluster.record.is_active:
             return
         now = datetime.now(UTC)
         record = cluster.record
@@ -232,6 +236,9 @@ class Registry(Actor):
         )
 
     def _check_name(self, name: str, peer_id: str) -> None:
+        """Asked once the password is proved: who is in the federation is no stranger's business."""
+        if name == HUB:
+            raise Conflict(f"no node can be named {HUB}", hint="Choose another cluster name.")
         by_name = self._directory.by_name(name)
         if by_name is not None and by_name.record.peer_id != peer_id:
             raise Conflict(
