@@ -20,9 +20,10 @@ from __future__ import annotations
 from datetime import datetime
 from enum import Enum
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from syndb_common.syql.plan import Plan
 from syndb_common.tables.versions import PublishedVersion
@@ -59,7 +60,7 @@ class Endpoints(BaseModel):
 
     Attributes:
         multiaddrs: libp2p addresses, QUIC first.
-        flight: Flight location, ``grpc+tls://host:port``.
+        flight: Flight location, ``grpc+tls://host:port``; empty while there is no server.
         flight_certificate: PEM of the self-signed or operator's certificate of that server.
     """
 
@@ -68,6 +69,14 @@ class Endpoints(BaseModel):
     multiaddrs: tuple[str, ...] = Field(max_length=16)
     flight: str = Field(max_length=500)
     flight_certificate: str = Field(max_length=20_000)
+
+    @field_validator("flight")
+    @classmethod
+    def _is_location(cls, value: str) -> str:
+        parts = urlsplit(value)  # raises ValueError for brackets that do not match, .port for a number that is none
+        if value and (parts.scheme != "grpc+tls" or not parts.hostname or not parts.port or parts.path):
+            raise ValueError("a Flight location is grpc+tls://host:port")
+        return value
 
 
 class JoinChallenge(Reply):

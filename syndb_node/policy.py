@@ -40,11 +40,12 @@ class Policy:
         Raises:
             PolicyRefused: at least one data set of the plan does not allow it.
         """
-        known = {version.dataset_id: version for version in published}
+        known = {(version.dataset_id, version.version): version for version in published}
         for dataset in plan.datasets:
-            version = known.get(dataset.dataset_id)
+            version = known.get((dataset.dataset_id, dataset.version))
             if version is None:
-                raise PolicyRefused(f"data set {dataset.dataset_id} is not shared by this node")
+                name = f"version {dataset.version} of data set {dataset.dataset_id}"
+                raise PolicyRefused(f"{name} is not shared by this node")
             level = self.share(version)
             name = version.metadata.dataset
             if level is Share.NONE:

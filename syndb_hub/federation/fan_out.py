@@ -6,7 +6,8 @@ that a killed node costs a few seconds and not the caller's whole deadline.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -17,7 +18,7 @@ import trio
 from actors.directory import Cluster, Directory
 from actors.runtime import ActorRef
 from syndb_common.engine.interface import Engine, Limits
-from syndb_common.errors import DeadlineExceeded, IncompleteResult, PeerUnavailable, SynDBError
+from syndb_common.errors import DataError, DeadlineExceeded, IncompleteResult, PeerUnavailable, SynDBError
 from syndb_common.flight import client as flight
 from syndb_common.messages import AnalyticsQuery, AnalyticsResult, CancelQuery, FlightEndpoint
 from syndb_common.syql import conform, needs_care, partial_schema, to_clickhouse
@@ -102,8 +103,8 @@ class FanOut:
             part = await self._remote(target, target.cluster, query_id, seconds)
         try:
             return part, conform(partial_schema(target.plan), part.table)
-        except pa.ArrowException as error:
-            raise IncompleteResult(f"{target.name} sent a malformed part: {error}") from error
+        except (DataError, pa.ArrowException) as error:
+            raise IncompleteResult(f"the part cannot be used: {error}") from error
 
     async def _own(self, target: Target, query_id: UUID, seconds: float) -> Part:
         limits = Limits(seconds=seconds, result_bytes=self.max_bytes)
@@ -132,7 +133,8 @@ class FanOut:
 
     async def _fetch(self, cluster: Cluster, result: AnalyticsResult, seconds: float) -> pa.Table:
         if result.inline is not None:
-            return _from_ipc(result.inline)
+            with _damage():
+                return _from_ipc(result.inline)
         if result.endpoint is None or result.endpoint.ticket is None:
             raise IncompleteResult("the node sent neither a result nor a ticket")
         # The hub dials only the address the node registered with, whatever an answer says.
@@ -140,7 +142,8 @@ class FanOut:
         endpoint = FlightEndpoint(
             location=registered.flight, certificate=registered.flight_certificate, ticket=result.endpoint.ticket
         )
-        return await flight.fetch(endpoint, seconds=seconds, max_bytes=self.max_bytes)
+        with _damage():
+            return await flight.fetch(endpoint, seconds=seconds, max_bytes=self.max_bytes)
 
     async def _fail_when_unroutable(self, cluster: Cluster) -> None:
         cause = await self.directory.wait_unroutable(cluster.record.id)
@@ -148,10 +151,16 @@ class FanOut:
 
 
 def _from_ipc(content: bytes) -> pa.Table:
+    with pa.ipc.open_stream(content) as reader:
+        return reader.read_all()
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """Whatever pyarrow raises over damaged bytes, and it has many ways, is the failure of one part."""
     try:
-        with pa.ipc.open_stream(content) as reader:
-            return reader.read_all()
-    except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
+        yield
+    except (pa.ArrowException, OSError, ValueError, LookupError, NotImplementedError) as error:
         raise IncompleteResult(f"the node sent damaged Arrow data: {error}") from error
 
 
