@@ -45,8 +45,11 @@ class Connection:
         if not token and path is not None:
             try:
                 token = path.read_text(encoding="utf-8").strip()
-            except OSError as error:
-                raise ConfigError(f"cannot read the token file {path}: {error.strerror}") from error
+            except (OSError, UnicodeDecodeError) as error:
+                cause = error.strerror if isinstance(error, OSError) else "it is no text"
+                raise ConfigError(f"cannot read the token file {path}: {cause}") from error
+        if not (token.isascii() and token.isprintable()):
+            raise ConfigError("the token is not one: it has characters that no token has")
         return cls(address.rstrip("/"), token)
 
     def request(self, method: str, path: str, *, seconds: float = 60.0, **options: Any) -> httpx.Response:
@@ -73,11 +76,11 @@ class Connection:
 
     def get(self, path: str, **options: Any) -> Any:
         """GET and decode JSON."""
-        return self.request("GET", path, **options).json()
+        return _json(self.request("GET", path, **options))
 
     def post(self, path: str, body: object, **options: Any) -> Any:
         """POST JSON and decode JSON."""
-        return self.request("POST", path, json=body, **options).json()
+        return _json(self.request("POST", path, json=body, **options))
 
     def wait_for_job(self, job_id: str, seconds: float, on_status: Callable[[str], None]) -> dict[str, Any]:
         """Poll a job until it has ended; ``on_status`` hears every status.
@@ -103,9 +106,20 @@ def error_of(response: httpx.Response) -> SynDBError:
     try:
         return SynDBError.from_body(ErrorBody.model_validate(response.json()))
     except (ValueError, ValidationError):
-        return Unavailable(
-            f"{response.url} answered {response.status_code} and is no SynDB hub", hint="Check the server URL."
-        )
+        return _stranger(response)
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        raise _stranger(response) from None
+
+
+def _stranger(response: httpx.Response) -> Unavailable:
+    return Unavailable(
+        f"{response.url} answered {response.status_code} and is no SynDB hub", hint="Check the server URL."
+    )
 
 
 def config_folder() -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from syndb_cli.client import Connection, config_folder
 from syndb_cli.options import DashedGroup
 from syndb_cli.output import errors_as_lines, notes, show_json, show_table
 from syndb_common.errors import Conflict, SynDBError
-from syndb_common.settings import load, render
+from syndb_common.settings import load, render, validate, write_private
 
 app = typer.Typer(cls=DashedGroup, no_args_is_help=True, help="Join a federation and look after a node.")
 
@@ -80,17 +79,9 @@ def init(
             "flight": {"port": flight_port, **({"advertise": flight_advertise} if flight_advertise else {})},
             "policy": {"share": share},
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".new")
-        draft.touch(mode=0o600)
-        draft.write_text(render(NodeSettings, values), encoding="utf-8")
-        try:
-            load(NodeSettings, draft, environ={})
-            folder.mkdir(parents=True, exist_ok=True)
-            identity = Identity.load_or_create(folder / "identity.key")
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        validate(NodeSettings, values, "the configuration")
+        identity = Identity.load_or_create(folder / "identity.key")
+        write_private(path, render(NodeSettings, values))
         notes.print(f"wrote {path}; this node is {identity.peer_id}", markup=False)
         notes.print(f"start it with: syndb-node run --config {path}", markup=False)
 

@@ -59,6 +59,9 @@ def errors_as_lines(*, as_json: bool = False) -> Iterator[None]:
             if error.hint:
                 notes.print(f"  {error.hint}", markup=False, soft_wrap=True)
         raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        notes.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(SynDBError.exit_code) from None
     except KeyboardInterrupt:
         notes.print("interrupted")
         raise typer.Exit(130) from None

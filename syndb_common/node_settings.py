@@ -39,9 +39,12 @@ class FederationSettings(Settings):
     """How this node finds and proves itself to its hub."""
 
     password: Annotated[SecretStr, Env("SYNDB_FEDERATION_PASSWORD")] = Field(
-        SecretStr(""), description="the federation password, from the hub's operator"
+        min_length=1, description="the federation password, from the hub's operator"
     )
-    hub_peer_id: str = Field(description="PeerId of the hub, from `syndb-hub id`; no other hub is ever obeyed")
+    hub_peer_id: str = Field(
+        pattern=r"^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$",
+        description="PeerId of the hub, from `syndb-hub id`; no other hub is ever obeyed",
+    )
     hub_multiaddrs: Annotated[tuple[str, ...], Env("FEDERATION_HUB_MULTIADDRS")] = Field(
         (), description="libp2p addresses of the hub; needed where multicast does not reach it"
     )
@@ -67,7 +70,9 @@ class FlightSettings(Settings):
     host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104 - a node serves its hub
     port: Annotated[int, Env("FEDERATION_NODE_FLIGHT_PORT")] = Field(50052, ge=0, le=65535, description="TCP port")
     advertise: Annotated[str, Env("FEDERATION_NODE_FLIGHT_ADVERTISE")] = Field(
-        "", description="host:port as the hub sees it; localhost and the port by default"
+        "",
+        pattern=r"^(([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?)?$",
+        description="host:port as the hub sees it; localhost and the port by default",
     )
 
 

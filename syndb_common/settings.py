@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from syndb_common.errors import ConfigError
 
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 SCHEMA_VERSION = 1
 """Version of the layout of the files; a file of a newer one is refused."""
 
@@ -65,23 +68,43 @@ def load(model: type[S], path: Path, environ: Mapping[str, str] | None = None) -
         raise ConfigError(
             f"no configuration file at {path}", hint="Write one with the `init` command, or name it with --config."
         ) from error
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}", hint="Correct the file; it must be valid TOML.") from error
     version = values.get("schema_version", SCHEMA_VERSION)
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise ConfigError(
-            f"{path} has schema_version {version}, this program knows up to {SCHEMA_VERSION}",
+            f"{path} has schema_version {version!r:.100}, this program knows 1 to {SCHEMA_VERSION}",
             hint="Use the program version the file was written for, or a newer one.",
         )
+    origin: dict[str, str] = {}
     for keys, variable, is_list in _overrides(model):
         text = (os.environ if environ is None else environ).get(variable)
         if text is not None:
+            origin[".".join(keys)] = f" (from {variable})"
             _put(values, keys, [part.strip() for part in text.split(",") if part.strip()] if is_list else text.strip())
+    return validate(model, values, str(path), origin)
+
+
+def validate(model: type[S], values: Mapping[str, Any], where: str, origin: Mapping[str, str] | None = None) -> S:
+    """Settings from plain values.
+
+    Args:
+        model: the settings model.
+        values: nested as in the file.
+        where: what errors call them.
+        origin: what errors add to the names of keys that come from elsewhere.
+
+    Raises:
+        ConfigError: a key is unknown, missing or wrong. Values are not repeated.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
-        raise ConfigError(f"{path} is not valid: {problems}", hint="Correct these keys.") from None
+        problems = []
+        for fault in error.errors(include_input=False, include_url=False):
+            key = ".".join(map(str, fault["loc"]))
+            problems.append(f"{key}{(origin or {}).get(key, '')}: {fault['msg']}")
+        raise ConfigError(f"{where} is not valid: {'; '.join(problems)}", hint="Correct these keys.") from None
 
 
 def render(model: type[BaseModel], values: Mapping[str, Any]) -> str:
@@ -121,7 +144,7 @@ def _render_section(model: type[BaseModel], values: Mapping[str, Any], above: tu
         for key in name.split(".", 1):
             inside = inside.get(key, {})
         yield ""
-        yield f"[{'.'.join(key if key.replace('-', '').isalnum() else json.dumps(key) for key in path)}]"
+        yield f"[{'.'.join(key if _BARE_KEY.fullmatch(key) else _toml(key) for key in path)}]"
         if section.__doc__:
             yield f"# {section.__doc__.splitlines()[0]}"
         yield from _render_section(section, inside, path)
@@ -134,7 +157,31 @@ def _toml(value: Any) -> str:
         value = str(value)
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return json.dumps(value)
+    # JSON's strings are TOML's, but for surrogate pairs, which TOML does not know, and DEL, which it wants escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def write_private(path: Path, content: str) -> None:
+    """Write a file that only its owner may read, whole or not at all, making its folder when there is none.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(content)
+            os.replace(draft, path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"cannot write {path}: a value is no text") from error
 
 
 def environment_variables(model: type[BaseModel]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 
 from syndb_common.daemon import configure_logging, report_errors, run_daemon
 from syndb_common.errors import Conflict, NotFound
-from syndb_common.settings import load, render
+from syndb_common.settings import load, render, write_private
 from syndb_hub.auth.principal import Right
 from syndb_hub.settings import HubSettings
 
@@ -42,13 +41,8 @@ def init(
             raise Conflict(f"{config} exists", hint="Use --force to replace it; nodes must then get its new password.")
         folder = (data_dir or config.parent / "hub").absolute()
         values = {"data_dir": str(folder), "federation": {"password": generate_secret()}}
-        config.parent.mkdir(parents=True, exist_ok=True)
-        draft = config.with_suffix(".new")
-        draft.touch(mode=0o600)
-        draft.write_text(render(HubSettings, values), encoding="utf-8")
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         identity = Identity.load_or_create(folder / "identity.key")
-        os.replace(draft, config)
+        write_private(config, render(HubSettings, values))
         typer.echo(f"wrote {config}; this hub is {identity.peer_id}", err=True)
         typer.echo(f"start it with: syndb-hub run --config {config}", err=True)
     raise typer.Exit(outcome.code)

@@ -32,7 +32,7 @@ class FederationSettings(Settings):
     """How nodes reach the hub, and when the hub stops waiting for one."""
 
     password: Annotated[SecretStr, Env("FEDERATION_PASSWORD")] = Field(
-        SecretStr(""), description="shared secret that nodes prove; `syndb-hub init` makes a strong one"
+        min_length=1, description="shared secret that nodes prove; `syndb-hub init` makes a strong one"
     )
     listen: Annotated[tuple[str, ...], Env("FEDERATION_LISTEN_ADDR")] = Field(
         ("/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4001"), description="libp2p listen addresses, QUIC first"
@@ -74,5 +74,5 @@ class HubSettings(FileSettings):
     data_dir: Annotated[Path, Env("SYNDB_DATA_DIR")] = Field(description="folder of key, database and results")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
     http: HttpSettings = HttpSettings()
-    federation: FederationSettings = FederationSettings()
+    federation: FederationSettings
     jobs: JobSettings = JobSettings()
