@@ -76,10 +76,12 @@ def run_daemon(serve: Callable[[trio.TaskStatus[None]], Awaitable[None]]) -> int
 
                 async def wait_for_signal() -> None:
                     async for number in signals:
+                        # From here on the system ends us, also when Python no longer comes to run anything.
+                        for fatal in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+                            signal.signal(fatal, signal.SIG_DFL)
+                        signal.setitimer(signal.ITIMER_REAL, STOP_SECONDS)
                         log.info("stopping", signal=signal.Signals(number).name)
                         notify("STOPPING=1")
-                        signal.signal(signal.SIGALRM, lambda *_: os._exit(1))
-                        signal.setitimer(signal.ITIMER_REAL, STOP_SECONDS)
                         nursery.cancel_scope.cancel()
                         break
 
