@@ -40,7 +40,9 @@ def main() -> int:
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_PYTHON": sys.executable,
     }
-    outcome = subprocess.run([uv, "sync", "--frozen", "--quiet"], cwd=ROOT, env=environment, check=False)
+    # Compiled once here instead of by every daemon at its start, where it takes half of the time.
+    words = [uv, "sync", "--frozen", "--quiet", "--compile-bytecode"]
+    outcome = subprocess.run(words, cwd=ROOT, env=environment, check=False)
     if outcome.returncode:
         print("uv could not install the packages; its message stands above.", file=sys.stderr)
         return outcome.returncode
@@ -52,8 +54,8 @@ def main() -> int:
 
 
 def fingerprint() -> str:
-    """Changes when the lock, the project or the interpreter do."""
-    parts = [(ROOT / name).read_bytes() for name in ("uv.lock", "pyproject.toml")]
+    """Changes when the lock, the project, the interpreter or this file do."""
+    parts = [(ROOT / name).read_bytes() for name in ("uv.lock", "pyproject.toml", "tools/setup.py")]
     return hashlib.sha256(b"\0".join([*parts, sys.version.encode()])).hexdigest()
 
 
