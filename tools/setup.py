@@ -26,7 +26,7 @@ STAMP = VENV / ".synced"
 
 def main() -> int:
     """Set up when anything changed since the last time; say in one line what takes time."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this file runs on whatever python3 there is
         print(f"SynDB needs Python 3.11 or newer; this is {platform.python_version()}.", file=sys.stderr)
         return 2
     state = fingerprint()
