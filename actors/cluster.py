@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
@@ -58,7 +58,7 @@ class Membership:
     name: str
     node_peer_id: str
     hub_peer_id: str
-    key: bytes
+    key: bytes = field(repr=False)
     institution: str = ""
     description: str = ""
     contact_email: str = ""

@@ -1,0 +1,86 @@
+"""A long-running part kept alive by its supervisor."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from actors.runtime import (
+    ActorCrashed,
+    ActorStopped,
+    Backoff,
+    ChildSpec,
+    Intensity,
+    RestartIntensityExceeded,
+    Supervisor,
+    run_tree,
+)
+from actors.runtime.testing import next_event
+from actors.service import Service
+from syndb_common.errors import Unavailable
+
+
+def kept(run: Any, **options: Any) -> Supervisor:
+    return Supervisor("root", [ChildSpec("part", partial(Service, run, **options))], backoff=Backoff(jitter=0))
+
+
+async def test_a_service_has_started_once_its_part_works(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    async def part(*, task_status: trio.TaskStatus[None]) -> None:
+        await trio.sleep(5)
+        task_status.started()
+        await trio.sleep_forever()
+
+    await nursery.start(run_tree, kept(part))
+    assert trio.current_time() == pytest.approx(5)
+
+
+@pytest.mark.parametrize("ending", ["returns", "raises"])
+async def test_a_part_that_ends_is_started_again(nursery: trio.Nursery, autojump_clock: MockClock, ending: str) -> None:
+    starts = []
+
+    async def part(*, task_status: trio.TaskStatus[None]) -> None:
+        starts.append(trio.current_time())
+        task_status.started()
+        await trio.sleep(60 if len(starts) == 1 else float("inf"))
+        if ending == "raises":
+            raise OSError("broken")
+
+    tree = await nursery.start(run_tree, kept(part))
+    crash = await next_event(tree.events.subscribe(), ActorCrashed, "part")
+    assert isinstance(crash.error, Unavailable if ending == "returns" else OSError)
+    await trio.sleep(10)
+    assert len(starts) == 2
+
+
+async def test_a_part_that_never_works_fails_the_start(autojump_clock: MockClock) -> None:
+    async def part(*, task_status: trio.TaskStatus[None]) -> None:
+        await trio.sleep_forever()
+
+    never = Supervisor(
+        "root", [ChildSpec("part", partial(Service, part, start_seconds=3))], intensity=Intensity(restarts=0)
+    )
+    with pytest.RaisesGroup(RestartIntensityExceeded, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_tree, never)
+    assert trio.current_time() == pytest.approx(3, abs=0.1)
+
+
+async def test_stopping_ends_the_part(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    ended = trio.Event()
+
+    async def part(*, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    tree = await nursery.start(run_tree, kept(part))
+    events = tree.events.subscribe()
+    await tree.stop()
+    assert ended.is_set()
+    assert isinstance(await next_event(events, ActorStopped, "part"), ActorStopped)
