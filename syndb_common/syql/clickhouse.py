@@ -53,7 +53,7 @@ def to_clickhouse(plan: Plan, part: Part) -> str:
             tree = statement.hub(statement.node().subquery(PARTIALS))
         case _:
             assert_never(part)
-    return tree.sql(dialect="clickhouse", comments=False)
+    return tree.sql(dialect="clickhouse", comments=False, copy=False)
 
 
 def partial_schema(plan: Plan) -> pa.Schema:

@@ -111,7 +111,7 @@ def _own_mean(name: str) -> exp.Expr:
 
 
 def _scalar(inner: exp.Select, state: State, value: exp.Select) -> exp.Select:
-    return inner.with_(f"__p{state.index}", as_=value, scalar=True)
+    return inner.with_(f"__p{state.index}", as_=value, scalar=True, copy=False)
 
 
 def _sql(fixed: str) -> exp.Expr:
