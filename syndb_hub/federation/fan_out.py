@@ -27,6 +27,8 @@ from syndb_hub.federation.targets import Target
 
 log = structlog.get_logger(__name__)
 
+LEAST_SECONDS = 0.001
+"""What is left of a deadline that has just passed: the enclosing one ends the wait."""
 CANCEL_SECONDS = 2.0
 """How long telling a node to stop may take; it notices the closed stream by itself as well."""
 
@@ -77,7 +79,8 @@ class FanOut:
                 part, table = await self._sound_part(target, query_id, seconds)
                 if needs_care(table):
                     careful = Target(target.cluster, target.plan.model_copy(update={"careful": True}))
-                    part, table = await self._sound_part(careful, query_id, seconds - (trio.current_time() - began))
+                    left = max(seconds - (trio.current_time() - began), LEAST_SECONDS)
+                    part, table = await self._sound_part(careful, query_id, left)
                 return Part(part.outcome, table)
         except trio.TooSlowError:
             error: SynDBError = DeadlineExceeded(f"no answer within {seconds:g} s")
@@ -120,7 +123,8 @@ class FanOut:
                 nursery.start_soon(self._fail_when_unroutable, cluster)
                 question = AnalyticsQuery(query_id=query_id, plan=target.plan, seconds=seconds)
                 result: AnalyticsResult = await peer.ask(question, timeout=seconds)
-                table = await self._fetch(cluster, result, seconds - (trio.current_time() - began))
+                left = max(seconds - (trio.current_time() - began), LEAST_SECONDS)
+                table = await self._fetch(cluster, result, left)
                 finished = True
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:

@@ -23,9 +23,8 @@ ENDPOINTS = Endpoints(
 
 def record(name: str = "worm-lab", peer_id: str = "12D3Worm", **facts: Any) -> ClusterRecord:
     """A node's record."""
-    return ClusterRecord(
-        **{"id": uuid4(), "name": name, "peer_id": peer_id, "endpoints": ENDPOINTS, "registered_at": BEGAN, **facts}
-    )
+    known = {"endpoints": ENDPOINTS, "registered_at": BEGAN, "schema_version": 1}
+    return ClusterRecord(**{"id": uuid4(), "name": name, "peer_id": peer_id, **known, **facts})
 
 
 def cluster(name: str = "worm-lab", *, record_facts: dict[str, Any] | None = None, **facts: Any) -> Cluster:

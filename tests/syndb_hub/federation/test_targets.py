@@ -1,0 +1,155 @@
+"""Who is asked what: locality, replicas, and nodes that cannot be asked."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from actors.directory import Cluster, Directory, Health
+from syndb_common.errors import Conflict, NotFound
+from syndb_common.syql import Scope, parse, plan
+from syndb_common.tables.versions import PublishedVersion
+from syndb_hub.federation.targets import Targets, assign, visible
+from tests.actors.federation_parts import cluster, published
+
+WORM, FLY, MOUSE = published("worm"), published("fly"), published("mouse")
+
+
+def node(name: str, *versions: PublishedVersion, health: Health = Health.HEALTHY, **facts: Any) -> Cluster:
+    return cluster(name, health=health, versions=versions, **{"catalogue_revision": 1, "cause": "", **facts})
+
+
+def target(
+    *nodes: Cluster,
+    own: tuple[PublishedVersion, ...] = (),
+    text: str = "SELECT COUNT(*) FROM synapses",
+    scope: Scope = Scope.FEDERATION,
+    cluster_ids: list[Any] | None = None,
+    minimum_schema: int = 1,
+) -> Targets:
+    """Plan and assign a query over these nodes."""
+    directory = Directory()
+    directory.publish(nodes)
+    holdings = visible(directory, own, scope, cluster_ids)
+    planned = plan(parse(text), [holding.version for holding in holdings])
+    return assign(planned.model_copy(update={"minimum_schema": minimum_schema}), holdings, nodes)
+
+
+def asked(targets: Targets) -> dict[str, list[int]]:
+    """Versions per holder."""
+    return {each.name: [dataset.version for dataset in each.plan.datasets] for each in targets.asked}
+
+
+def names(targets: Targets) -> dict[str, set[Any]]:
+    return {each.name: {dataset.dataset_id for dataset in each.plan.datasets} for each in targets.asked}
+
+
+def skipped(targets: Targets) -> dict[str, str]:
+    return {outcome.cluster: outcome.cause for outcome in targets.skipped}
+
+
+def test_each_holder_is_asked_for_its_own_data_sets() -> None:
+    found = target(node("a", WORM, FLY), node("b", MOUSE), own=(published("hub-data"),))
+    ids = {name: {WORM.dataset_id, FLY.dataset_id} for name in ("a",)}
+    assert names(found) == {**ids, "b": {MOUSE.dataset_id}, "hub": {published("hub-data").dataset_id}}
+    assert found.skipped == ()
+
+
+def test_a_node_without_matching_data_is_not_bothered() -> None:
+    found = target(node("a", WORM), node("b", FLY), text="SELECT COUNT(*) FROM synapses WHERE dataset = 'worm'")
+    assert list(names(found)) == ["a"]
+    assert found.skipped == ()
+
+
+@pytest.mark.parametrize(
+    ("scope", "holders"),
+    [(Scope.LOCAL, {"hub"}), (Scope.REMOTE, {"a"}), (Scope.FEDERATION, {"hub", "a"})],
+)
+def test_the_scope_says_whose_data_are_seen(scope: Scope, holders: set[str]) -> None:
+    assert set(names(target(node("a", WORM), own=(FLY,), scope=scope))) == holders
+
+
+@pytest.mark.parametrize("other", [Health.DEGRADED, Health.UNKNOWN, Health.UNREACHABLE])
+@pytest.mark.parametrize("healthy", ["a", "b"])
+def test_of_replicas_the_healthy_one_is_asked_and_only_that_one(other: Health, healthy: str) -> None:
+    found = target(
+        *(node(name, WORM, health=Health.HEALTHY if name == healthy else other) for name in ("a", "b")),
+    )
+    assert asked(found) == {healthy: [1]}
+    assert found.skipped == ()
+    assert [holding.holder for holding in found.holdings] == [healthy]
+
+
+def test_the_hubs_own_replica_costs_no_way_at_all() -> None:
+    assert asked(target(node("a", WORM), own=(WORM,))) == {"hub": [1]}
+
+
+def test_only_the_newest_version_is_asked_for_wherever_it_is() -> None:
+    assert asked(target(node("a", published("worm", 1)), node("b", published("worm", 2)))) == {"b": [2]}
+
+
+def test_different_content_under_one_version_is_a_conflict_that_names_both() -> None:
+    with pytest.raises(Conflict, match="a and b publish different content as version 1 of worm"):
+        target(node("a", WORM), node("b", published("worm", content="b")))
+
+
+def test_a_conflict_concerns_only_those_who_ask_for_that_data_set() -> None:
+    nodes = node("a", WORM, FLY), node("b", published("worm", content="b"))
+    only_fly = target(*nodes, text="SELECT COUNT(*) FROM synapses WHERE dataset = 'fly'")
+    assert names(only_fly) == {"a": {FLY.dataset_id}}
+
+
+def test_naming_the_nodes_settles_a_conflict() -> None:
+    honest, liar = node("a", WORM), node("b", published("worm", content="b"))
+    assert list(names(target(honest, liar, cluster_ids=[honest.record.id]))) == ["a"]
+
+
+def test_a_node_that_is_not_registered_cannot_be_named() -> None:
+    with pytest.raises(NotFound):
+        target(node("a", WORM), cluster_ids=[uuid4()])
+
+
+@pytest.mark.parametrize("health", [Health.UNREACHABLE, Health.UNKNOWN])
+def test_a_holder_that_cannot_be_asked_is_skipped_with_the_cause(health: Health) -> None:
+    found = target(node("a", WORM), node("b", FLY, health=health, cause="3 pings failed"))
+    assert list(names(found)) == ["a"]
+    assert skipped(found) == {"b": f"{health}: 3 pings failed"}
+
+
+def test_a_degraded_holder_is_asked() -> None:
+    assert list(names(target(node("a", WORM, health=Health.DEGRADED, cause="slow")))) == ["a"]
+
+
+@pytest.mark.parametrize("health", Health)
+def test_a_node_whose_catalogue_is_unknown_is_reported_since_it_may_hold_an_answer(health: Health) -> None:
+    found = target(node("a", WORM), node("b", health=health, catalogue_revision=None))
+    assert list(names(found)) == ["a"]
+    assert list(skipped(found)) == ["b"]
+    if health.routable:
+        assert "catalogue" in skipped(found)["b"]
+
+
+def test_a_node_that_holds_nothing_is_no_loss_when_it_is_gone() -> None:
+    assert target(node("a", WORM), node("b", health=Health.UNREACHABLE)).skipped == ()
+
+
+def test_a_node_with_an_older_schema_than_the_plan_needs_is_skipped() -> None:
+    old = cluster(
+        "old",
+        record_facts={"schema_version": 2},
+        health=Health.HEALTHY,
+        versions=(WORM,),
+        catalogue_revision=1,
+    )
+    found = target(old, minimum_schema=3)
+    assert (found.asked, skipped(found)) == ((), {"old": "schema version 2, the plan needs 3"})
+    assert list(names(target(old, minimum_schema=2))) == ["old"]
+
+
+def test_a_deactivated_node_is_neither_asked_nor_missed() -> None:
+    gone = cluster("gone", record_facts={"is_active": False}, health=Health.HEALTHY, versions=(FLY,))
+    directory = Directory()
+    directory.publish([gone])
+    assert visible(directory, (), Scope.FEDERATION, None) == []

@@ -1,0 +1,48 @@
+"""The directory as the API shows it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from actors.directory import Directory, Health
+from syndb_common.messages import Endpoints
+from syndb_hub.federation.view import DirectoryView
+from tests.actors.federation_parts import ENDPOINTS, cluster, published
+
+
+def view(*nodes: object) -> DirectoryView:
+    directory = Directory()
+    directory.publish(nodes)  # type: ignore[arg-type]
+    return DirectoryView(directory, 7)
+
+
+def test_states_are_counted_over_active_nodes() -> None:
+    inactive = cluster("x", record_facts={"is_active": False}, health=Health.HEALTHY)
+    status = view(*(cluster(state.value, health=state) for state in Health), inactive).status()
+    assert (status.total_clusters, status.active_clusters, status.schema_version) == (5, 4, 7)
+    assert (status.healthy, status.degraded, status.unreachable, status.unknown) == (1, 1, 1, 1)
+
+
+def test_nodes_are_shown_by_name_with_the_newest_version_of_each_data_set() -> None:
+    versions = (published("worm", 2, synapses=5), published("worm", 1, synapses=4), published("fly", 1, neurons=2))
+    sharing = {published("worm").dataset_id: "rows"}
+    worm = cluster("worm", health=Health.DEGRADED, cause="slow", latency_seconds=0.0123, versions=versions)
+    shown = view(replace(worm, sharing=sharing), cluster("ant")).clusters()
+    assert [each.name for each in shown] == ["ant", "worm"]
+    found = shown[1]
+    assert (found.health, found.health_cause, found.latency_ms) == ("degraded", "slow", 12.3)
+    assert (found.endpoint, found.port) == ("127.0.0.1", 50052)
+    assert [(each.dataset, each.version, each.sharing) for each in found.datasets] == [
+        ("fly", 1, ""),
+        ("worm", 2, "rows"),
+    ]
+    assert found.datasets[1].row_counts == {"synapses": 5}
+
+
+@pytest.mark.parametrize("flight", ["", "grpc+tls://[::1]:50052", "grpc+tls://node.example.org:443"])
+def test_every_location_a_node_may_register_can_be_shown(flight: str) -> None:
+    endpoints = Endpoints.model_validate({**ENDPOINTS.model_dump(), "flight": flight})
+    [shown] = view(cluster("worm", record_facts={"endpoints": endpoints})).clusters()
+    assert bool(shown.endpoint) is bool(flight)
