@@ -20,21 +20,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
-@pytest.fixture(scope="session")
-def federation(tmp_path_factory: pytest.TempPathFactory, real_files: Path) -> Iterator[LocalFederation]:
-    """Three nodes with ten real data sets. Shared: tests that use it change nothing."""
-    with local_federation(tmp_path_factory.mktemp("federation"), ["herm", "male", "dev"]) as found:
-        found.start_hub()
-        for name in ("herm", "male", "dev"):
-            found.start_node(name)
-        found.wait_healthy(["herm", "male", "dev"], seconds=90)
-        found.import_data("herm", "c-elegans-herm", real_files)
-        found.import_data("male", "c-elegans-male", real_files)
-        found.import_data("dev", "c-elegans-dev", real_files)
-        found.wait_datasets({"herm": 1, "male": 1, "dev": 8})
-        yield found
-
-
 @pytest.fixture
 def start_federation(tmp_path: Path) -> Iterator[Callable[..., LocalFederation]]:
     """Starts a federation of one's own, to break things in: ``start_federation("a", "b")``."""
