@@ -106,6 +106,8 @@ class _Parts:
         self._client = RpcClient(host)
         self._monitor: ActorRef | None = None
         self._directory = Directory()
+        self._own: Sequence[PublishedVersion] = ()
+        self._own_state: tuple[int | None, int] | None = None
         self._warehouse = EmbeddedEngine(settings.data_dir / "engine", name="warehouse")
         self._merger = EmbeddedEngine(None, name="merger")
         self._queries = FederatedQueries(
@@ -163,7 +165,11 @@ class _Parts:
             task_status.started()
 
     async def _own_versions(self) -> Sequence[PublishedVersion]:
-        return await published.versions(self._warehouse)
+        """What the hub itself has published, read again when something was published or the engine restarted."""
+        state = self._warehouse.pid, self._warehouse.publications
+        if state != self._own_state:
+            self._own, self._own_state = await published.versions(self._warehouse), state
+        return self._own
 
     def _suspect(self, cluster_id: UUID) -> None:
         # A full mailbox means that the monitor is pinging as fast as it can.
