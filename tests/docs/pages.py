@@ -32,9 +32,9 @@ def blocks(page: str) -> list[Block]:
     """The fenced blocks of a page in order."""
     source = text(page)
     found = list(_FENCE.finditer(source))
-    ends = [match.start() for match in found[1:]] + [len(source)]
     return [
-        Block(match[1], match[2], not source[match.end() : end].strip()) for match, end in zip(found, ends, strict=True)
+        Block(match[1], match[2], not source[match.end() : after.start() if after else None].strip())
+        for match, after in zip(found, [*found[1:], None], strict=False)
     ]
 
 
