@@ -30,7 +30,7 @@ from syndb_common.messages import CatalogAnnouncement, DatasetCatalogRequest, He
 log = structlog.get_logger(__name__)
 
 CATALOGUE_SECONDS = 10.0
-"""A catalogue of 100,000 versions is some 30 MB of JSON-like frames; ten seconds suffice on slow lines."""
+"""A catalogue fits one frame of the RPC; ten seconds suffice on the slowest line."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,7 +243,7 @@ class Registry(Actor):
         if by_name is not None and by_name.record.peer_id != peer_id:
             raise Conflict(
                 f"the name {name} belongs to another node",
-                hint="Choose another cluster name, or ask the hub's operator to remove the old node.",
+                hint="Choose another cluster name, or give this node the key of the old one.",
             )
         by_peer = self._directory.by_peer(peer_id)
         if by_peer is not None and by_peer.record.name != name:
@@ -253,7 +253,7 @@ class Registry(Actor):
             )
         if by_name is not None and not by_name.record.is_active:
             raise JoinRefused(
-                f"{name} was deactivated by the hub's operator", hint="Ask the hub's operator to activate it again."
+                f"{name} was deactivated by the hub's operator", hint="Ask the hub's operator why."
             )
 
     def _check_failures(self, peer_id: str) -> None:

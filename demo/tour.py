@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -141,8 +142,8 @@ class Tour:
         self.step("chemical synapses", shown.format(CHEMICAL), asked_first, self.check_counts)
         self.step("mean and spread", shown.format(SPREAD), lambda: self.query(SPREAD), self.check_spread)
         curl = (
-            f'curl -H "Authorization: Bearer $TOKEN" {self.federation.url}/v1/meta-analysis/analyze '
-            f"--json '{json.dumps(ANALYSIS)}'"
+            f'curl -H "Authorization: Bearer $(cat {self.federation.token_file})" '
+            f"{self.federation.url}/v1/meta-analysis/analyze --json {shlex.quote(json.dumps(ANALYSIS))}"
         )
         self.step("meta-analysis", curl, self.analyse, self.check_pooled)
         console.print(f"\n[bold]$ kill -9 {KILLED}[/bold]", highlight=False)

@@ -101,6 +101,14 @@ class _Planner:
 
     def _table(self, text: str) -> Resolver:
         empty = Resolver(text, next(iter(TABLES.values())), "")
+        # What is not there yet comes first: WITH names a table that would be unknown otherwise.
+        for clause, value in self.tree.args.items():
+            if value and clause in _LATER:
+                empty.fail(
+                    NotSupported,
+                    f"{_LATER[clause]} is not part of SyQL yet",
+                    value[0] if isinstance(value, list) else value,
+                )
         source = self.tree.args.get("from_")
         if source is None:
             empty.fail(SyQLError, "the query names no table", self.tree, hint="add FROM and the name of a table")
@@ -130,10 +138,6 @@ class _Planner:
         return Resolver(text, table, node.alias)
 
     def _clauses(self) -> None:
-        for clause, value in self.tree.args.items():
-            if value and clause in _LATER:
-                node = value[0] if isinstance(value, list) else value
-                self.names.fail(NotSupported, f"{_LATER[clause]} is not part of SyQL yet", node)
         self.names.only(self.tree, *_CLAUSES)
         if self.tree.args.get("kind"):
             self.names.refuse(self.tree, str(self.tree.args["kind"]))

@@ -138,7 +138,7 @@ async def _authenticate(request: Request, services: Services) -> Principal:
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated(
             "This needs an API token.",
-            hint="Send `Authorization: Bearer TOKEN`; make one: syndb-hub token create NAME.",
+            hint="Send `Authorization: Bearer TOKEN`; make one: syndb-hub token create --name NAME.",
         )
     return await services.tokens.verify(token.strip())
 

@@ -57,7 +57,7 @@ async def find_hub(
     if not reached:
         raise PeerUnavailable(
             f"the hub {hub_peer_id} was not found within {timeout:g} s: {search.failure}",
-            hint="configure one of its addresses (`syndb-hub invite` prints them), and check that it is running",
+            hint="Configure one of its addresses (the hub logs them when it starts), and check that it is running.",
         )
     return reached
 

@@ -25,7 +25,7 @@ def configured_peers(multiaddrs: Iterable[str]) -> tuple[PeerAddresses, ...]:
         if not peer_id:
             raise ConfigError(
                 f"{text[:200]!r} is not the multiaddr of a peer",
-                hint="`syndb-hub invite` prints some: /ip4/192.0.2.7/udp/4001/quic-v1/p2p/12D3Koo...",
+                hint="the hub logs its addresses when it starts: /ip4/192.0.2.7/udp/4001/quic-v1/p2p/12D3Koo...",
             )
         found.setdefault(peer_id, []).append(text)
     return tuple(PeerAddresses(peer_id, tuple(texts), "static") for peer_id, texts in found.items())

@@ -42,7 +42,7 @@ export function showNodes(clusters) {
   const datasets = clusters.reduce((sum, cluster) => sum + cluster.datasets.length, 0);
   const summary = clusters.length
     ? `${healthy} of ${plural(clusters.length, "node")} healthy, ${plural(datasets, "data set")}.`
-    : "No node has joined yet. `syndb-hub invite` prints what a node needs to join.";
+    : "No node has joined yet. A node needs the PeerId that `syndb-hub id` prints, and the federation password.";
   const line = document.getElementById("nodes-summary");
   if (line.textContent !== summary) line.textContent = summary;
   const cards = clusters.map((cluster) => {

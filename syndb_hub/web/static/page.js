@@ -39,7 +39,7 @@ function showToken() {
   state.hidden = Boolean(token.get());
   state.textContent = state.hidden
     ? ""
-    : "Enter an API token to see the nodes and to run queries. The hub's operator makes one with: syndb-hub token create NAME";
+    : "Enter an API token to see the nodes and to run queries. The hub's operator makes one with: syndb-hub token create --name NAME";
 }
 
 part("token-form").addEventListener("submit", (event) => {
