@@ -19,12 +19,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import Enum
-from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from syndb_common.flight.settings import is_location
 from syndb_common.syql.plan import Plan
 from syndb_common.tables.versions import PublishedVersion
 
@@ -66,15 +66,14 @@ class Endpoints(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    multiaddrs: tuple[str, ...] = Field(max_length=16)
+    multiaddrs: tuple[Annotated[str, Field(max_length=1000)], ...] = Field(max_length=16)
     flight: str = Field(max_length=500)
     flight_certificate: str = Field(max_length=20_000)
 
     @field_validator("flight")
     @classmethod
     def _is_location(cls, value: str) -> str:
-        parts = urlsplit(value)  # raises ValueError for brackets that do not match, .port for a number that is none
-        if value and (parts.scheme != "grpc+tls" or not parts.hostname or not parts.port or parts.path):
+        if value and not is_location(value):
             raise ValueError("a Flight location is grpc+tls://host:port")
         return value
 

@@ -9,9 +9,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from syndb_common.engine.interface import Limits
+from syndb_common.flight.settings import is_location
 from syndb_common.settings import Env, FileSettings, Settings
 
 
@@ -71,9 +72,15 @@ class FlightSettings(Settings):
     port: Annotated[int, Env("FEDERATION_NODE_FLIGHT_PORT")] = Field(50052, ge=0, le=65535, description="TCP port")
     advertise: Annotated[str, Env("FEDERATION_NODE_FLIGHT_ADVERTISE")] = Field(
         "",
-        pattern=r"^(([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?)?$",
         description="host:port as the hub sees it; localhost and the port by default",
     )
+
+    @field_validator("advertise")
+    @classmethod
+    def _is_reachable(cls, value: str) -> str:
+        if value and not is_location(f"grpc+tls://{value}") and not is_location(f"grpc+tls://{value}:1"):
+            raise ValueError("write host or host:port")
+        return value
 
 
 class LimitSettings(Settings):

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 TLS_NAME = "syndb"
 """Name in every Flight certificate. Clients pin the certificate itself, so the name says nothing and fits all."""
 
 UPLOAD_TOKEN_FILE = "upload-token"  # noqa: S105 - the name of a file
 """File in the engine's data folder with the owner's token for uploads, readable by the owner only."""
+
+
+_LOCATION = re.compile(r"grpc\+tls://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+
+
+def is_location(text: str) -> bool:
+    """Whether this is ``grpc+tls://host:port`` and nothing more."""
+    try:
+        return _LOCATION.fullmatch(text) is not None and bool(urlsplit(text).port)
+    except ValueError:  # an IPv6 address or a port that is none
+        return False
 
 
 @dataclass(frozen=True, slots=True)
