@@ -19,6 +19,8 @@ MAX_IN_FLIGHT: Final = 64
 
 @dataclass(slots=True)
 class Pending:
+    """One request under way: settled with a header and a body, or with an error."""
+
     done: trio.Event = field(default_factory=trio.Event)
     header: dict[str, Any] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)

@@ -1,0 +1,110 @@
+"""``syndb-hub``: what the hub's operator types before anything runs."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from actors.remote.identity import Identity
+from syndb_common.settings import load
+from syndb_hub.main import app
+from syndb_hub.settings import HubSettings
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SYNDB_HUB_CONFIG", "SYNDB_DATA_DIR", "FEDERATION_PASSWORD", "SYNDB_HTTP_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "etc" / "hub.toml"
+    assert syndb_hub("init", "--config", str(path)).exit_code == 0
+    return path
+
+
+def syndb_hub(*words: str) -> Result:
+    return CliRunner().invoke(app, words)
+
+
+def test_init_makes_a_strong_password_a_key_and_a_file_for_the_owner_only(config: Path) -> None:
+    settings = load(HubSettings, config, {})
+    assert len(settings.federation.password.get_secret_value()) >= 40
+    assert stat.S_IMODE(config.stat().st_mode) == 0o600
+    assert stat.S_IMODE(settings.data_dir.stat().st_mode) == 0o700
+    assert syndb_hub("check-config", "--config", str(config)).exit_code == 0
+
+
+def test_two_hubs_have_different_passwords_and_keys(config: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "hub.toml"
+    syndb_hub("init", "--config", str(other))
+    passwords = {load(HubSettings, path, {}).federation.password.get_secret_value() for path in (config, other)}
+    ids = {syndb_hub("id", "--config", str(path)).stdout for path in (config, other)}
+    assert (len(passwords), len(ids)) == (2, 2)
+
+
+def test_init_says_the_peer_id_and_never_the_password(tmp_path: Path) -> None:
+    path = tmp_path / "hub.toml"
+    done = syndb_hub("init", "--config", str(path), "--data-dir", str(tmp_path / "data"))
+    peer_id = Identity.load(tmp_path / "data" / "identity.key").peer_id
+    assert peer_id in done.output
+    assert load(HubSettings, path, {}).federation.password.get_secret_value() not in done.output
+    assert syndb_hub("id", "--config", str(path)).stdout.strip() == peer_id
+
+
+def test_init_does_not_replace_a_password_that_nodes_know_unless_told_to(config: Path) -> None:
+    before = config.read_text()
+    assert syndb_hub("init", "--config", str(config)).exit_code == 6
+    assert config.read_text() == before
+    identity = syndb_hub("id", "--config", str(config)).stdout
+    assert syndb_hub("init", "--config", str(config), "--force").exit_code == 0
+    assert config.read_text() != before
+    assert syndb_hub("id", "--config", str(config)).stdout == identity
+
+
+@pytest.mark.parametrize("command", [["check-config"], ["id"], ["run"], ["token", "list"]])
+def test_a_wrong_configuration_is_a_line_and_exit_code_2(tmp_path: Path, command: list[str]) -> None:
+    path = tmp_path / "hub.toml"
+    for content in (None, "data_dir = 3", "data_dir = '/x'\n[federation]\npassword = ''"):
+        if content is not None:
+            path.write_text(content)
+        done = syndb_hub(*command, "--config", str(path))
+        assert done.exit_code == 2
+        assert done.stderr.startswith("error: ")
+        assert "Traceback" not in done.output
+
+
+def test_a_token_is_shown_once_listed_without_its_secret_and_revoked(config: Path) -> None:
+    where = ["--config", str(config)]
+    made = syndb_hub("token", "create", *where, "--name", "laptop", "--days", "7")
+    token = made.stdout.strip()
+    assert (made.exit_code, len(token.split())) == (0, 1)
+    listed = syndb_hub("token", "list", *where)
+    assert "laptop" in listed.stdout
+    assert token not in listed.stdout
+    assert syndb_hub("token", "revoke", "laptop", *where).exit_code == 0
+    assert "revoked" in syndb_hub("token", "list", *where).stdout
+
+
+def test_a_tokens_name_is_taken_until_it_is_replaced(config: Path) -> None:
+    create = ["token", "create", "--config", str(config), "--name", "laptop"]
+    first = syndb_hub(*create).stdout
+    assert syndb_hub(*create).exit_code == 6
+    second = syndb_hub(*create, "--replace")
+    assert (second.exit_code, second.stdout != first) == (0, True)
+
+
+def test_revoking_what_does_not_exist_is_said(config: Path) -> None:
+    done = syndb_hub("token", "revoke", "nobody", "--config", str(config))
+    assert done.exit_code == 5
+    assert "nobody" in done.stderr
+
+
+def test_the_store_with_the_tokens_is_the_owners_only(config: Path) -> None:
+    syndb_hub("token", "create", "--config", str(config), "--name", "laptop")
+    store = load(HubSettings, config, {}).data_dir / "hub.sqlite"
+    assert stat.S_IMODE(store.parent.stat().st_mode) == 0o700
