@@ -207,10 +207,11 @@ class Cluster(Actor):
                 await trio.sleep(pause)
 
     async def _join(self) -> None:
-        me, endpoints = self._membership, self._endpoints()
+        me = self._membership
+        hub = await self._find_hub()
+        endpoints = self._endpoints()  # not before: finding the hub waits until our own host listens
         if not endpoints.flight:
             raise EngineUnavailable("the engine is starting", hint="A node joins when its data can be read.")
-        hub = await self._find_hub()
         node_nonce = generate_nonce()
         challenge = await hub.ask(JoinRequest(cluster_name=me.name, node_nonce=node_nonce), timeout=ASK_SECONDS)
         transcript = Transcript(

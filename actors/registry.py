@@ -252,9 +252,7 @@ class Registry(Actor):
                 hint="Keep that name, or give the node a key of its own.",
             )
         if by_name is not None and not by_name.record.is_active:
-            raise JoinRefused(
-                f"{name} was deactivated by the hub's operator", hint="Ask the hub's operator why."
-            )
+            raise JoinRefused(f"{name} was deactivated by the hub's operator", hint="Ask the hub's operator why.")
 
     def _check_failures(self, peer_id: str) -> None:
         now = self.context.clock.now()

@@ -212,6 +212,21 @@ async def test_addresses_are_looked_up_anew_at_every_attempt(start: Start, autoj
     assert [each.endpoints.flight for each in hub.joined] == ["grpc+tls://127.0.0.1:50052", "grpc+tls://127.0.0.1:9"]
 
 
+async def test_addresses_that_exist_only_once_the_hub_is_found_are_told_to_it(
+    start: Start, autojump_clock: MockClock
+) -> None:
+    hub = Hub()
+    nodes: list[Node] = []
+
+    def found() -> Hub:
+        nodes[0].endpoints.append(ENDPOINTS)
+        return hub
+
+    nodes.append(await start(found, endpoints=ENDPOINTS.model_copy(update={"multiaddrs": ()})))
+    await trio.sleep(1)
+    assert [each.endpoints.multiaddrs for each in hub.joined] == [ENDPOINTS.multiaddrs]
+
+
 async def test_a_node_joins_once_although_a_hub_that_remembers_it_pings_already(
     start: Start, autojump_clock: MockClock
 ) -> None:
