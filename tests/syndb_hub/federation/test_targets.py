@@ -153,3 +153,8 @@ def test_a_deactivated_node_is_neither_asked_nor_missed() -> None:
     directory = Directory()
     directory.publish([gone])
     assert visible(directory, (), Scope.FEDERATION, None) == []
+
+
+def test_a_node_that_has_just_joined_again_is_asked_for_what_it_held_and_not_missed() -> None:
+    found = target(node("a", WORM, catalogue_revision=None))
+    assert (list(names(found)), found.skipped) == (["a"], ())
