@@ -76,12 +76,12 @@ class FanOut:
         began = trio.current_time()
         try:
             with trio.fail_after(seconds):
-                part, table = await self._sound_part(target, query_id, seconds)
-                if needs_care(table):
+                part = await self._ask(target, query_id, seconds)
+                if needs_care(part.table):
                     careful = Target(target.cluster, target.plan.model_copy(update={"careful": True}))
                     left = max(seconds - (trio.current_time() - began), LEAST_SECONDS)
-                    part, table = await self._sound_part(careful, query_id, left)
-                return Part(part.outcome, table)
+                    part = await self._ask(careful, query_id, left)
+                return part
         except trio.TooSlowError:
             error: SynDBError = DeadlineExceeded(f"no answer within {seconds:g} s")
         except SynDBError as failed:
@@ -98,21 +98,16 @@ class FanOut:
         )
         return Part(outcome, error=error)
 
-    async def _sound_part(self, target: Target, query_id: UUID, seconds: float) -> tuple[Part, pa.Table]:
-        """A part whose table is what was asked for: a peer's Arrow is foreign until its every offset is checked."""
+    async def _ask(self, target: Target, query_id: UUID, seconds: float) -> Part:
         if target.cluster is None:
-            part = await self._own(target, query_id, seconds)
-        else:
-            part = await self._remote(target, target.cluster, query_id, seconds)
-        try:
-            return part, conform(partial_schema(target.plan), part.table)
-        except (DataError, pa.ArrowException) as error:
-            raise IncompleteResult(f"the part cannot be used: {error}") from error
+            return await self._own(target, query_id, seconds)
+        return await self._remote(target, target.cluster, query_id, seconds)
 
     async def _own(self, target: Target, query_id: UUID, seconds: float) -> Part:
         limits = Limits(seconds=seconds, result_bytes=self.max_bytes)
         answer = await self.warehouse.query(to_clickhouse(target.plan, "node"), limits=limits, query_id=str(query_id))
-        return _answered(target, answer.table, answer.scan.seconds, answer.scan.rows, answer.scan.bytes)
+        table = conform(partial_schema(target.plan), answer.table)
+        return _answered(target, table, answer.scan.seconds, answer.scan.rows, answer.scan.bytes)
 
     async def _remote(self, target: Target, cluster: Cluster, query_id: UUID, seconds: float) -> Part:
         began = trio.current_time()
@@ -124,7 +119,8 @@ class FanOut:
                 question = AnalyticsQuery(query_id=query_id, plan=target.plan, seconds=seconds)
                 result: AnalyticsResult = await peer.ask(question, timeout=seconds)
                 left = max(seconds - (trio.current_time() - began), LEAST_SECONDS)
-                table = await self._fetch(cluster, result, left)
+                with _damage():
+                    table = conform(partial_schema(target.plan), await self._fetch(cluster, result, left))
                 finished = True
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
@@ -137,8 +133,8 @@ class FanOut:
 
     async def _fetch(self, cluster: Cluster, result: AnalyticsResult, seconds: float) -> pa.Table:
         if result.inline is not None:
-            with _damage():
-                return _from_ipc(result.inline)
+            with pa.ipc.open_stream(result.inline) as reader:
+                return reader.read_all()
         if result.endpoint is None or result.endpoint.ticket is None:
             raise IncompleteResult("the node sent neither a result nor a ticket")
         # The hub dials only the address the node registered with, whatever an answer says.
@@ -146,26 +142,20 @@ class FanOut:
         endpoint = FlightEndpoint(
             location=registered.flight, certificate=registered.flight_certificate, ticket=result.endpoint.ticket
         )
-        with _damage():
-            return await flight.fetch(endpoint, seconds=seconds, max_bytes=self.max_bytes)
+        return await flight.fetch(endpoint, seconds=seconds, max_bytes=self.max_bytes)
 
     async def _fail_when_unroutable(self, cluster: Cluster) -> None:
         cause = await self.directory.wait_unroutable(cluster.record.id)
         raise PeerUnavailable(f"the node stopped answering: {cause}")
 
 
-def _from_ipc(content: bytes) -> pa.Table:
-    with pa.ipc.open_stream(content) as reader:
-        return reader.read_all()
-
-
 @contextlib.contextmanager
 def _damage() -> Iterator[None]:
-    """Whatever pyarrow raises over damaged bytes, and it has many ways, is the failure of one part."""
+    """A peer's Arrow is foreign until every offset is checked: whatever pyarrow raises over it is one failed part."""
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError, LookupError, NotImplementedError) as error:
-        raise IncompleteResult(f"the node sent damaged Arrow data: {error}") from error
+    except (DataError, pa.ArrowException, OSError, ValueError, LookupError, NotImplementedError) as error:
+        raise IncompleteResult(f"the node sent a part that cannot be used: {error}") from error
 
 
 async def _cancel(peer: ActorRef, query_id: UUID) -> None:

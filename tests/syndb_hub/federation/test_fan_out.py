@@ -211,6 +211,7 @@ async def test_a_part_with_other_columns_than_asked_for_is_not_used(name: str) -
         AnalyticsResult(inline=b""),
         AnalyticsResult(inline=b"\xff" * 100),
         AnalyticsResult(inline=to_ipc(part())[:-30]),
+        AnalyticsResult(inline=to_ipc(part()).replace(b"__s0", b"\x80_s0")),
         AnalyticsResult(endpoint=FlightEndpoint(location="grpc+tls://127.0.0.1:1", certificate="pem")),
     ],
 )
