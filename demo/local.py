@@ -38,6 +38,7 @@ class LocalFederation:
         nodes: names of the nodes.
         running: the daemons of this federation.
         port: HTTP port of the hub; a free one by default.
+        configure_addresses: whether nodes are told the hub's address or have to find it by mDNS.
         hub: further values of ``hub.toml``, by section.
         node: further values of every ``node.toml``, by section.
     """
@@ -49,6 +50,7 @@ class LocalFederation:
         running: Daemons,
         *,
         port: int | None = None,
+        configure_addresses: bool = True,
         hub: Mapping[str, Mapping[str, Any]] | None = None,
         node: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
@@ -58,6 +60,7 @@ class LocalFederation:
         self.http_port = port or next(ports)
         self.url = f"http://127.0.0.1:{self.http_port}"
         self.hub_listen = listen(next(ports))
+        self._configured = self.hub_listen if configure_addresses else []
         self.hub_config = folder / "hub.toml"
         self.password = self._known_password() or generate_secret()
         self.hub_peer_id = self._write_hub(hub or {})
@@ -77,7 +80,7 @@ class LocalFederation:
             "federation": {
                 "password": self.password,
                 "hub_peer_id": self.hub_peer_id,
-                "hub_multiaddrs": self.hub_listen,
+                "hub_multiaddrs": self._configured,
                 "listen": listen(libp2p_port),
             },
             "flight": {"host": "127.0.0.1", "port": flight_port},

@@ -111,16 +111,19 @@ def command(name: str, *arguments: str) -> list[str]:
 
 def run(words: list[str], *, environment: dict[str, str] | None = None, seconds: float = 300) -> str:
     """Run a command to its end and return what it printed."""
-    done = subprocess.run(
-        words,
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-        env={**os.environ, **(environment or {})},
-    )
+    shown = " ".join([Path(words[0]).name, *words[1:]])
+    try:
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            env={**os.environ, **(environment or {})},
+        )
+    except subprocess.TimeoutExpired:
+        raise DemoError(f"`{shown}` did not end within {seconds:g} s") from None
     if done.returncode:
-        shown = " ".join(Path(words[0]).name if i == 0 else word for i, word in enumerate(words))
         raise DemoError(f"`{shown}` ended with exit code {done.returncode}:\n{done.stderr.strip()}")
     return done.stdout
 

@@ -57,11 +57,12 @@ class Tour:
     federation: LocalFederation
     expected: dict[str, Expected]
     steps: list[dict[str, Any]] = field(default_factory=list)
+    finished: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether every answer so far was right."""
-        return bool(self.steps) and all(step["ok"] for step in self.steps)
+        """Whether the tour came to its end and every answer was right."""
+        return self.finished and all(step["ok"] for step in self.steps)
 
     def step(self, name: str, shown: str, ask: Callable[[], Any], check: Callable[[Any], str]) -> Any:
         """One step: print the command, ask, print the answer, compare; ``check`` returns what is wrong or ''."""
@@ -159,6 +160,7 @@ class Tour:
             seconds=60,
         )
         self.step("the node is back", shown.format(CHEMICAL), ask, self.check_counts)
+        self.finished = True
 
     def healthy(self, since: datetime | None = None) -> set[str]:
         """Names of the nodes that are healthy, were seen ``since`` then, and have announced what they hold."""

@@ -66,8 +66,11 @@ def find_uv() -> str:
         return found
     wheel = locked_wheel()
     say("fetching uv into .tools")
-    with urllib.request.urlopen(wheel["url"], timeout=120) as response:  # noqa: S310 - https, from the lock
-        content = response.read()
+    try:
+        with urllib.request.urlopen(wheel["url"], timeout=120) as response:  # noqa: S310 - https, from the lock
+            content = response.read()
+    except OSError as error:
+        raise SystemExit(f"cannot fetch uv: {error}\nInstall uv yourself and try again.") from None
     if "sha256:" + hashlib.sha256(content).hexdigest() != wheel["hash"]:
         raise SystemExit("the uv that was fetched is not the one in uv.lock; nothing was installed")
     TOOLS.mkdir(exist_ok=True)
