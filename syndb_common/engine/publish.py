@@ -36,10 +36,10 @@ _LIMITS = Limits(seconds=3600.0, memory_bytes=8 * 1024**3)
 
 
 class _Upload:
-    def __init__(self, begin: Begin, version: int) -> None:
+    def __init__(self, begin: Begin) -> None:
         self.id = uuid4()
         self.begin = begin
-        self.version = version
+        self.version = 0
         self.streams = 0
         self.publishing = False
         self.touched = time.monotonic()
@@ -92,8 +92,7 @@ class Uploads:
         unknown = set(begin.tables) - set(TABLES)
         if unknown:
             raise DataError(f"unknown table {', '.join(sorted(unknown))[:200]}", hint=f"tables are {', '.join(TABLES)}")
-        newest = self._newest(begin.dataset_id)
-        upload = _Upload(begin, int(newest["version"]) + 1 if newest else 1)
+        upload = _Upload(begin)
         with self._lock:
             gone = [other for other in self._uploads.values() if other.abandoned]
             for other in gone:
@@ -109,6 +108,7 @@ class Uploads:
         for other in gone:
             self._drop_staging(other)
         try:
+            upload.version = _number(self._newest(begin.dataset_id)) + 1
             self._create_staging(upload)
         except SynDBError:
             self.abort(upload.id)
@@ -161,7 +161,7 @@ class Uploads:
 
         Raises:
             DataError: rows break a rule; the message has counts and examples, and nothing was published.
-            Conflict: rows are still being sent.
+            Conflict: rows are still being sent, or another upload of the data set was published meanwhile.
         """
         with self._lock:
             upload = self._get(upload_id)
@@ -181,6 +181,11 @@ class Uploads:
         newest = self._newest(dataset)
         if newest and newest["content_hash"] == digest and _metadata(newest["metadata"]) == metadata:
             return PublishResult(version=newest["version"], unchanged=True, row_counts=counts, content_hash=digest)
+        if _number(newest) >= upload.version:  # what is published never changes
+            raise Conflict(
+                f"version {_number(newest)} of {metadata.dataset} was published meanwhile",
+                hint="start the import again",
+            )
         schema_version = self._rows(f"SELECT max(version) AS version FROM {DATABASE}.schema_migrations")[0]["version"]
         row = {
             "dataset_id": str(dataset),
@@ -241,6 +246,10 @@ _COMMIT = pa.schema(
         ("published_at", pa.timestamp("ms", "UTC")),
     ]
 )
+
+
+def _number(newest: dict[str, Any] | None) -> int:
+    return int(newest["version"]) if newest else 0
 
 
 def _metadata(text: str) -> DatasetMetadata | None:

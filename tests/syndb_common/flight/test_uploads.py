@@ -32,6 +32,10 @@ METADATA = DatasetMetadata(dataset="worm", species="Caenorhabditis elegans")
 NAMES = ["AVAL", "AVAR", "RIML"]
 
 
+_AS_COMMITTED = "INSERT INTO syndb.dataset_versions SELECT * REPLACE ({}) FROM syndb.dataset_versions"
+"""Writes the first commit row once more, changed."""
+
+
 def _ids(*names: str, table: str = "neurons") -> list[str]:
     return [str(row_id(WORM, table, name)) for name in names]
 
@@ -239,6 +243,25 @@ async def test_one_upload_at_a_time_per_data_set(target: UploadTarget) -> None:
             await _upload(target, {"neurons": _neurons()})
         list(client.do_action(flight.Action("abort", json.dumps({"upload_id": upload_id}).encode()), _options(target)))
     assert (await _upload(target, {"neurons": _neurons()})).version == 1
+
+
+async def test_a_published_version_is_never_replaced(engine: EmbeddedEngine, target: UploadTarget) -> None:
+    await _upload(target, {"neurons": _neurons()})
+
+    async def publish_another() -> None:
+        await engine.execute(
+            f"INSERT INTO syndb.neurons (dataset_id, version, source_id) VALUES ('{WORM}', 2, 'rival')"
+        )
+        await engine.execute(_AS_COMMITTED.format("2 AS version"))
+
+    def overtaken(table: str, sent: int, rows: int) -> None:
+        trio.from_thread.run(publish_another)
+
+    with pytest.raises(Conflict, match="version 2 of worm was published meanwhile"):
+        await trio.to_thread.run_sync(upload, target, METADATA, WORM, {"neurons": _neurons(gaba=[1.0] * 3)}, overtaken)
+
+    assert await _rows(engine, "SELECT source_id FROM syndb.neurons WHERE version = 2") == [{"source_id": "rival"}]
+    assert (await _upload(target, {"neurons": _neurons(gaba=[1.0] * 3)})).version == 3
 
 
 CLIENT = """
