@@ -106,10 +106,13 @@ class FederatedQueries:
             to_clickhouse(planned.plan, "hub"), partials, limits=Limits(seconds=max(1.0, seconds))
         )
         outcomes = [part.outcome for part in parts] + list(planned.targets.skipped)
+        answered = {outcome.cluster for outcome in outcomes if outcome.status == "answered"}
+        holdings = planned.targets.holdings
         provenance = Provenance(
             plan_hash=planned.plan.hash,
             scope=planned.scope,
-            versions=[_read(holding) for holding in planned.targets.holdings],
+            versions=[_version(holding) for holding in holdings if holding.holder in answered],
+            missing_versions=[_version(holding) for holding in holdings if holding.holder not in answered],
             nodes=outcomes,
             rows=merged.table.num_rows,
             scanned_rows=sum(outcome.scanned_rows for outcome in outcomes),
@@ -169,7 +172,7 @@ def _first_error(failed: Sequence[Part]) -> SynDBError:
     return error
 
 
-def _read(holding: Holding) -> VersionRead:
+def _version(holding: Holding) -> VersionRead:
     version = holding.version
     return VersionRead(
         dataset=version.metadata.dataset,

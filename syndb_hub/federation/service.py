@@ -84,7 +84,7 @@ class NodeOutcome(_View):
 
 
 class VersionRead(_View):
-    """One data-set version an answer was computed from, and the node that holds it."""
+    """One data-set version a question is about, and the node that holds it."""
 
     dataset: str
     dataset_id: UUID
@@ -98,6 +98,8 @@ class Provenance(_View):
 
     Attributes:
         plan_hash: SHA-256 of the plan; the same question of the same versions has the same hash.
+        versions: what the answer was computed from.
+        missing_versions: what it should have been computed from too, had their holders answered.
         truncated: whether a limit cut the answer.
         complete: whether every node that holds matching data answered.
     """
@@ -105,6 +107,7 @@ class Provenance(_View):
     plan_hash: str
     scope: Scope
     versions: list[VersionRead] = Field(default_factory=list)
+    missing_versions: list[VersionRead] = Field(default_factory=list)
     nodes: list[NodeOutcome] = Field(default_factory=list)
     rows: int = 0
     scanned_rows: int = 0

@@ -119,6 +119,18 @@ async def test_a_missing_node_is_named_and_the_answer_is_not_called_complete(fed
     }
 
 
+async def test_versions_of_nodes_that_did_not_answer_are_missing_and_not_read(federation: Federation) -> None:
+    federation.add("worm", 3)
+    federation.add("fly", PeerUnavailable("gone"))
+    federation.add("mouse", 5, health=Health.UNREACHABLE)
+    provenance = (await federation.run()).provenance
+    assert [(each.dataset, each.cluster) for each in provenance.versions] == [("worm", "worm")]
+    assert {(each.dataset, each.cluster) for each in provenance.missing_versions} == {
+        ("fly", "fly"),
+        ("mouse", "mouse"),
+    }
+
+
 @pytest.mark.parametrize("missing", ["failed", "skipped"])
 async def test_who_requires_all_gets_all_or_an_error_that_names_the_missing(missing: str) -> None:
     federation = Federation()
