@@ -18,6 +18,9 @@ import trio
 from syndb_common.messages import Endpoints
 from syndb_common.tables.versions import PublishedVersion
 
+Key = tuple[UUID, int]
+"""A data set and the number of one of its versions."""
+
 HUB = "hub"
 """Name of the hub's own warehouse where holders of data are named; no node may have it."""
 
@@ -69,6 +72,36 @@ class Cluster:
     catalogue_revision: int | None = None
     versions: tuple[PublishedVersion, ...] = ()
     sharing: Mapping[UUID, str] = field(default_factory=dict)
+
+
+def owned(clusters: Iterable[Cluster], own: Iterable[PublishedVersion] = ()) -> dict[Key, PublishedVersion]:
+    """The versions that count, each as its owner announces it.
+
+    A data set belongs to the hub if that publishes it (``own``), else to the active node that registered first among
+    those that announce it. What others announce under its id counts only as a replica of one of the owner's versions.
+    """
+    found: dict[UUID, dict[int, PublishedVersion]] = {}
+    active = sorted((c for c in clusters if c.record.is_active), key=lambda c: (c.record.registered_at, c.record.id))
+    for versions in (own, *(cluster.versions for cluster in active)):
+        mine: dict[UUID, dict[int, PublishedVersion]] = {}
+        for version in versions:
+            if version.dataset_id not in found:
+                mine.setdefault(version.dataset_id, {})[version.version] = version
+        found |= mine
+    return {
+        (version.dataset_id, version.version): version for versions in found.values() for version in versions.values()
+    }
+
+
+def false_claims(cluster: Cluster, counted: Mapping[Key, PublishedVersion]) -> list[PublishedVersion]:
+    """What a node announces and nobody uses: versions of another's data set that its owner does not have like this."""
+    return [version for version in cluster.versions if not is_replica(version, counted)]
+
+
+def is_replica(version: PublishedVersion, counted: Mapping[Key, PublishedVersion]) -> bool:
+    """Whether a version has the content of the one that counts (:func:`owned`) under its number."""
+    original = counted.get((version.dataset_id, version.version))
+    return original is not None and original.content_hash == version.content_hash
 
 
 class Directory:

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from actors.directory import HUB, Cluster, ClusterRecord, Directory, Health
+from actors.directory import HUB, Cluster, ClusterRecord, Directory, Health, false_claims, owned
 from actors.health_monitor import HealthObserved, Watch
 from actors.remote.proof import Transcript, generate_nonce, hub_proof, node_proof, verify
 from actors.runtime import Actor, handle
@@ -104,6 +104,7 @@ class Registry(Actor):
         self._schema_version = schema_version
         self._joins: OrderedDict[UUID, _Join] = OrderedDict()
         self._failures: OrderedDict[str, list[float]] = OrderedDict()
+        self._claims: frozenset[tuple[UUID, UUID]] = frozenset()
 
     async def on_start(self) -> None:
         """Load the records; nodes known from before are pinged without waiting for them to call."""
@@ -179,6 +180,7 @@ class Registry(Actor):
                 )
             ]
         )
+        self._log_false_claims()
         return Acknowledged()
 
     @handle
@@ -253,6 +255,20 @@ class Registry(Actor):
             )
         if by_name is not None and not by_name.record.is_active:
             raise JoinRefused(f"{name} was deactivated by the hub's operator", hint="Ask the hub's operator why.")
+
+    def _log_false_claims(self) -> None:
+        """Name the nodes that announce another's data set, each once as long as they do."""
+        clusters = self._directory.clusters.values()
+        counted = owned(clusters)
+        claims = {
+            (cluster.record.id, version.dataset_id): (cluster.record.name, version.metadata.dataset)
+            for cluster in clusters
+            if cluster.record.is_active
+            for version in false_claims(cluster, counted)
+        }
+        for (_, dataset_id), (name, dataset) in ((k, v) for k, v in claims.items() if k not in self._claims):
+            log.warning("announced what another node owns", cluster=name, dataset=dataset, dataset_id=str(dataset_id))
+        self._claims = frozenset(claims)
 
     def _check_failures(self, peer_id: str) -> None:
         now = self.context.clock.now()

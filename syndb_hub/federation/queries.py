@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 import pyarrow as pa
+from sqlglot import exp
 
 from actors.directory import Cluster, Directory
 from syndb_common.engine.interface import Engine, Limits
@@ -20,7 +21,7 @@ from syndb_common.syql import Plan, Query, Scope, parse, partial_schema, plan, t
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.federation.fan_out import FanOut, Part
 from syndb_hub.federation.service import Answered, Explanation, Provenance, QueryTarget, Require, VersionRead
-from syndb_hub.federation.targets import Holding, Targets, assign, visible
+from syndb_hub.federation.targets import Holding, Targets, assign, check_names, visible
 
 LARGE_RESULT_ROWS = 1_000_000
 """Row queries whose data sets hold more rows than this get an advisory."""
@@ -129,7 +130,10 @@ class FederatedQueries:
         own = await self._own() if agreed is not Scope.REMOTE else ()
         holdings = visible(self._directory, own, agreed, cluster_ids)
         planned = plan(query, [holding.version for holding in holdings])
-        return Planned(planned, agreed, assign(planned, holdings, self._in_scope(agreed, cluster_ids)))
+        targets = assign(planned, holdings, self._in_scope(agreed, cluster_ids))
+        if not _selects_by_id(query):
+            check_names(targets.holdings)
+        return Planned(planned, agreed, targets)
 
     def _in_scope(self, scope: Scope, cluster_ids: Sequence[UUID] | None) -> list[Cluster]:
         if scope is Scope.LOCAL:
@@ -147,6 +151,11 @@ def _agree(query: Query, scope: Scope | None) -> Scope:
             f"the query says SCOPE {query.scope}, the request says {scope}", hint="Leave one of them out."
         )
     return query.scope or scope or Scope.LOCAL
+
+
+def _selects_by_id(query: Query) -> bool:
+    where = query.tree.args.get("where")
+    return where is not None and any(column.name.lower() == "dataset_id" for column in where.find_all(exp.Column))
 
 
 def _check_enough(parts: Sequence[Part], targets: Targets, require: Require) -> None:

@@ -7,28 +7,22 @@ cause; a node that holds none is not bothered.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from uuid import UUID
 
-from actors.directory import HUB, Cluster, Directory
+from actors.directory import HUB, Cluster, Directory, Key, is_replica, owned
 from syndb_common.errors import Conflict, NotFound
 from syndb_common.syql.plan import Plan, Scope
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.federation.service import NodeOutcome
 
-Key = tuple[UUID, int]
-
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """One published version and who holds it; ``cluster`` is None for the hub's own warehouse.
-
-    ``rival`` names another holder that publishes different content under the same data set and version.
-    """
+    """One published version, as its owner describes it, and who holds it; None for the hub's own warehouse."""
 
     version: PublishedVersion
     cluster: Cluster | None
-    rival: str = ""
 
     @property
     def key(self) -> Key:
@@ -68,25 +62,49 @@ def visible(
 ) -> list[Holding]:
     """Every version that a query of this scope may see, with its holder; of several holders the most able one.
 
+    What a node claims of a data set that is another's is not seen (:func:`actors.directory.owned`).
+
     Raises:
         NotFound: ``cluster_ids`` names a node that is not registered.
     """
     for cluster_id in cluster_ids or ():
         if cluster_id not in directory.clusters:
             raise NotFound(f"no cluster {cluster_id}", hint="`syndb federation clusters` lists them with their ids.")
+    own = tuple(own)
+    counted = owned(directory.clusters.values(), own)
     holdings: list[Holding] = []
     if scope is not Scope.REMOTE:
         holdings.extend(Holding(version, None) for version in own)
     if scope is not Scope.LOCAL:
         for cluster in directory.clusters.values():
             if cluster.record.is_active and (cluster_ids is None or cluster.record.id in cluster_ids):
-                holdings.extend(Holding(version, cluster) for version in cluster.versions)
+                holdings.extend(
+                    Holding(counted[version.dataset_id, version.version], cluster)
+                    for version in cluster.versions
+                    if is_replica(version, counted)
+                )
     best: dict[Key, Holding] = {}
     for holding in sorted(holdings, key=_preference):
-        kept = best.setdefault(holding.key, holding)
-        if kept.version.content_hash != holding.version.content_hash:
-            best[holding.key] = replace(kept, rival=holding.holder)
+        best.setdefault(holding.key, holding)
     return list(best.values())
+
+
+def check_names(holdings: Iterable[Holding]) -> None:
+    """Check that no two of these data sets share their short name: their rows would be taken for one data set's.
+
+    Raises:
+        Conflict: two do; it names their ids and holders.
+    """
+    by_name: dict[str, Holding] = {}
+    for holding in holdings:
+        name = holding.version.metadata.dataset
+        other = by_name.setdefault(name, holding)
+        if other.version.dataset_id != holding.version.dataset_id:
+            raise Conflict(
+                f"{name} names two data sets: {other.version.dataset_id} at {other.holder} and "
+                f"{holding.version.dataset_id} at {holding.holder}",
+                hint="Select one with `WHERE dataset_id = '...'`, or name the nodes to ask with cluster_ids.",
+            )
 
 
 def assign(plan: Plan, holdings: Sequence[Holding], in_scope: Iterable[Cluster]) -> Targets:
@@ -94,20 +112,9 @@ def assign(plan: Plan, holdings: Sequence[Holding], in_scope: Iterable[Cluster])
 
     ``in_scope`` are the nodes the query is about: those whose catalogue is unknown are reported, since they may hold
     what is asked for.
-
-    Raises:
-        Conflict: two holders publish different content as a version that the plan reads; one node's claim does not
-            disturb the queries that have nothing to do with it.
     """
     by_key = {holding.key: holding for holding in holdings}
     used = [by_key[(dataset.dataset_id, dataset.version)] for dataset in plan.datasets]
-    for holding in used:
-        if holding.rival:
-            raise Conflict(
-                f"{holding.holder} and {holding.rival} publish different content as version {holding.version.version} "
-                f"of {holding.version.metadata.dataset}",
-                hint="Name the nodes to ask with cluster_ids, and tell both operators.",
-            )
     groups: dict[str, list[Holding]] = {}
     for holding in used:
         groups.setdefault(holding.holder, []).append(holding)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from actors.directory import Cluster, Directory, Health
+from actors.directory import Cluster, Directory, Health, Key, false_claims, owned
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.federation.service import ClusterView, DatasetView, FederationStatus
+
+MAX_CLAIMS = 5
+"""How many ignored data sets of a node are named."""
 
 
 class DirectoryView:
@@ -38,10 +42,12 @@ class DirectoryView:
 
     def clusters(self) -> list[ClusterView]:
         """See the protocol."""
-        return sorted((_cluster(cluster) for cluster in self._directory.clusters.values()), key=lambda view: view.name)
+        clusters = self._directory.clusters.values()
+        counted = owned(clusters)
+        return sorted((_cluster(cluster, counted) for cluster in clusters), key=lambda view: view.name)
 
 
-def _cluster(cluster: Cluster) -> ClusterView:
+def _cluster(cluster: Cluster, counted: Mapping[Key, PublishedVersion]) -> ClusterView:
     record = cluster.record
     flight = urlsplit(record.endpoints.flight)
     newest: dict[str, PublishedVersion] = {}
@@ -56,13 +62,21 @@ def _cluster(cluster: Cluster) -> ClusterView:
         port=flight.port or 0,
         peer_id=record.peer_id,
         health=cluster.health.value,
-        health_cause=cluster.cause,
+        health_cause="; ".join(filter(None, (cluster.cause, _claims(cluster, counted)))),
         is_active=record.is_active,
         schema_version=record.schema_version,
         latency_ms=None if cluster.latency_seconds is None else round(cluster.latency_seconds * 1000, 1),
         last_seen=cluster.last_seen,
         datasets=tuple(_dataset(newest[name], cluster) for name in sorted(newest)),
     )
+
+
+def _claims(cluster: Cluster, counted: Mapping[Key, PublishedVersion]) -> str:
+    if not cluster.record.is_active:
+        return ""
+    names = sorted({version.metadata.dataset for version in false_claims(cluster, counted)})
+    shown = ", ".join(names[:MAX_CLAIMS]) + (", ..." if len(names) > MAX_CLAIMS else "")
+    return f"announces versions of data sets that another node owns, which are ignored: {shown}" if names else ""
 
 
 def _dataset(version: PublishedVersion, cluster: Cluster) -> DatasetView:

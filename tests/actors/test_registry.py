@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from actors import registry
 from actors.directory import Directory, Health
@@ -381,6 +382,18 @@ async def test_a_catalogue_comes_from_registered_nodes_only(hub: Hub) -> None:
     await hub.ask(announcement)
     known = hub.directory.clusters[joined.cluster_id]
     assert (known.catalogue_revision, [each.metadata.dataset for each in known.versions]) == (9, ["worm"])
+
+
+async def test_a_claim_to_anothers_data_set_is_logged_once(hub: Hub) -> None:
+    await Attempt().join(hub)
+    await Attempt(name="fly-lab", peer_id="12D3Fly").join(hub)
+    await hub.ask(CatalogAnnouncement(revision=1, versions=(published("worm"),)))
+    with capture_logs() as logged:
+        for revision in (1, 2):
+            claim = CatalogAnnouncement(revision=revision, versions=(published("worm", 2), published("fly")))
+            await hub.ask(claim, sender="12D3Fly")
+    said = [(each["cluster"], each["dataset"]) for each in logged if "another node owns" in each["event"]]
+    assert said == [("fly-lab", "worm")]
 
 
 async def test_changes_of_health_are_kept_for_audit_and_repetitions_are_not(hub: Hub) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ from actors.analytics_delegate import to_ipc
 from actors.directory import Cluster, Directory, Health
 from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.errors import (
+    Conflict,
     DeadlineExceeded,
     InvalidRequest,
     NotFound,
@@ -129,6 +131,19 @@ async def test_versions_of_nodes_that_did_not_answer_are_missing_and_not_read(fe
         ("fly", "fly"),
         ("mouse", "mouse"),
     }
+
+
+async def test_two_data_sets_of_one_name_are_not_pooled_unless_selected_by_id(federation: Federation) -> None:
+    worm, fly = federation.add("worm", 3), federation.add("fly", 4)
+    namesake = fly.versions[0].model_copy(update={"metadata": worm.versions[0].metadata})
+    federation.directory.publish([replace(fly, versions=(namesake,))])
+    by_name = COUNT + " WHERE dataset = 'worm'"
+    for text in (COUNT, by_name):
+        with pytest.raises(Conflict, match="worm names two data sets"):
+            await federation.run(text)
+    assert federation.questions == []
+    assert rows(await federation.run(f"{by_name} AND dataset_id = '{namesake.dataset_id}'")) == [{"n": 4}]
+    assert rows(await federation.run(by_name, cluster_ids=[worm.record.id])) == [{"n": 3}]
 
 
 @pytest.mark.parametrize("missing", ["failed", "skipped"])

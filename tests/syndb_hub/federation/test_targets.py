@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -11,10 +12,11 @@ from actors.directory import Cluster, Directory, Health
 from syndb_common.errors import Conflict, NotFound
 from syndb_common.syql import Scope, parse, plan
 from syndb_common.tables.versions import PublishedVersion
-from syndb_hub.federation.targets import Targets, assign, visible
-from tests.actors.federation_parts import cluster, published
+from syndb_hub.federation.targets import Targets, assign, check_names, visible
+from tests.actors.federation_parts import BEGAN, cluster, published
 
 WORM, FLY, MOUSE = published("worm"), published("fly"), published("mouse")
+EARLY = {"registered_at": BEGAN - timedelta(days=1)}
 
 
 def node(name: str, *versions: PublishedVersion, health: Health = Health.HEALTHY, **facts: Any) -> Cluster:
@@ -87,23 +89,56 @@ def test_the_hubs_own_replica_costs_no_way_at_all() -> None:
 
 
 def test_only_the_newest_version_is_asked_for_wherever_it_is() -> None:
-    assert asked(target(node("a", published("worm", 1)), node("b", published("worm", 2)))) == {"b": [2]}
+    first = node("a", WORM, published("worm", 2), health=Health.UNREACHABLE, record_facts=EARLY)
+    assert asked(target(first, node("b", WORM, published("worm", 2)))) == {"b": [2]}
 
 
-def test_different_content_under_one_version_is_a_conflict_that_names_both() -> None:
-    with pytest.raises(Conflict, match="a and b publish different content as version 1 of worm"):
-        target(node("a", WORM), node("b", published("worm", content="b")))
+@pytest.mark.parametrize("claim", [published("worm", 2), published("worm", content="b")], ids=["newer", "other"])
+@pytest.mark.parametrize("health", Health)
+def test_a_data_set_belongs_to_the_node_that_registered_first_whatever_others_claim(
+    claim: PublishedVersion, health: Health
+) -> None:
+    owner = node("z", WORM, health=health, record_facts=EARLY)
+    found = target(node("a", claim, FLY), owner)
+    assert names(found).get("a") == {FLY.dataset_id}
+    assert [each.holder for each in found.holdings if each.version == WORM] == ["z"]
 
 
-def test_a_conflict_concerns_only_those_who_ask_for_that_data_set() -> None:
-    nodes = node("a", WORM, FLY), node("b", published("worm", content="b"))
-    only_fly = target(*nodes, text="SELECT COUNT(*) FROM synapses WHERE dataset = 'fly'")
-    assert names(only_fly) == {"a": {FLY.dataset_id}}
+def test_who_registered_at_the_same_moment_is_told_apart_by_id() -> None:
+    nodes = [node(name, published("worm", version)) for name, version in (("a", 1), ("b", 2))]
+    owner = min(nodes, key=lambda each: each.record.id)
+    assert list(names(target(*nodes))) == list(names(target(*reversed(nodes)))) == [owner.record.name]
 
 
-def test_naming_the_nodes_settles_a_conflict() -> None:
-    honest, liar = node("a", WORM), node("b", published("worm", content="b"))
-    assert list(names(target(honest, liar, cluster_ids=[honest.record.id]))) == ["a"]
+def test_what_the_hub_publishes_belongs_to_it() -> None:
+    assert asked(target(node("a", published("worm", 2), record_facts=EARLY), own=(WORM,))) == {"hub": [1]}
+
+
+def test_the_claim_of_a_deactivated_node_counts_no_more() -> None:
+    gone = node("gone", WORM, record_facts={**EARLY, "is_active": False})
+    assert asked(target(gone, node("a", published("worm", 2)))) == {"a": [2]}
+
+
+def test_naming_only_the_node_that_claims_does_not_make_its_claim_true() -> None:
+    owner, claims = node("z", WORM, record_facts=EARLY), node("a", published("worm", 2))
+    assert names(target(owner, claims, cluster_ids=[claims.record.id])) == {}
+
+
+def test_a_replica_is_described_by_the_owner() -> None:
+    renamed = WORM.model_copy(update={"metadata": FLY.metadata})
+    owner = node("z", WORM, health=Health.UNREACHABLE, record_facts=EARLY)
+    [holding] = target(owner, node("a", renamed)).holdings
+    assert (holding.holder, holding.version) == ("a", WORM)
+
+
+def test_two_data_sets_of_one_name_are_a_conflict_that_names_both() -> None:
+    other = FLY.model_copy(update={"metadata": WORM.metadata})
+    with pytest.raises(Conflict) as conflict:
+        check_names(target(node("a", WORM), node("b", other)).holdings)
+    for said in ("worm", f"{WORM.dataset_id} at a", f"{FLY.dataset_id} at b"):
+        assert said in conflict.value.message
+    assert "dataset_id" in conflict.value.hint
+    check_names(target(node("a", WORM, MOUSE), node("b", FLY)).holdings)
 
 
 def test_a_node_that_is_not_registered_cannot_be_named() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from actors.directory import Directory, Health
 from syndb_common.messages import Endpoints
 from syndb_hub.federation.view import DirectoryView
-from tests.actors.federation_parts import ENDPOINTS, cluster, published
+from tests.actors.federation_parts import BEGAN, ENDPOINTS, cluster, published
 
 
 def view(*nodes: object) -> DirectoryView:
@@ -39,6 +40,16 @@ def test_nodes_are_shown_by_name_with_the_newest_version_of_each_data_set() -> N
         ("worm", 2, "rows"),
     ]
     assert found.datasets[1].row_counts == {"synapses": 5}
+
+
+def test_a_node_that_claims_anothers_data_set_is_shown_as_one_that_does() -> None:
+    early = {"registered_at": BEGAN - timedelta(days=1)}
+    owner = cluster("worm", record_facts=early, cause="", versions=(published("worm"),))
+    claims = cluster("ant", cause="slow", versions=(published("worm", 2), published("ant")))
+    ant, worm = view(owner, claims).clusters()
+    assert ant.health_cause.startswith("slow; announces versions of data sets that another node owns")
+    assert ant.health_cause.endswith(": worm")
+    assert worm.health_cause == ""
 
 
 @pytest.mark.parametrize("flight", ["", "grpc+tls://[::1]:50052", "grpc+tls://node.example.org:443"])
