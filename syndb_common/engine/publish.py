@@ -25,6 +25,7 @@ from syndb_common.engine.rows import RowShape
 from syndb_common.engine.work import Keeper, Work
 from syndb_common.errors import Conflict, DataError, NotFound, SynDBError, TooManyRequests
 from syndb_common.flight.uploads import Begin, PublishResult
+from syndb_common.tables.identity import dataset_id
 from syndb_common.tables.model import DATABASE, TABLES
 from syndb_common.tables.versions import DatasetMetadata
 
@@ -87,11 +88,12 @@ class Uploads:
 
         Raises:
             DataError: a table does not exist.
-            Conflict: the data set is being uploaded already.
+            Conflict: the data set is being uploaded already, or its name belongs to another.
         """
         unknown = set(begin.tables) - set(TABLES)
         if unknown:
             raise DataError(f"unknown table {', '.join(sorted(unknown))[:200]}", hint=f"tables are {', '.join(TABLES)}")
+        self._check_name(begin)
         upload = _Upload(begin)
         with self._lock:
             gone = [other for other in self._uploads.values() if other.abandoned]
@@ -161,7 +163,8 @@ class Uploads:
 
         Raises:
             DataError: rows break a rule; the message has counts and examples, and nothing was published.
-            Conflict: rows are still being sent, or another upload of the data set was published meanwhile.
+            Conflict: rows are still being sent, or another upload of the data set, or of its name, was published
+                meanwhile.
         """
         with self._lock:
             upload = self._get(upload_id)
@@ -178,6 +181,7 @@ class Uploads:
 
     def _commit(self, work: Work, upload: _Upload, counts: dict[str, int], digest: str) -> PublishResult:
         dataset, metadata = upload.begin.dataset_id, upload.begin.metadata
+        self._check_name(upload.begin)
         newest = self._newest(dataset)
         if newest and newest["content_hash"] == digest and _metadata(newest["metadata"]) == metadata:
             return PublishResult(version=newest["version"], unchanged=True, row_counts=counts, content_hash=digest)
@@ -209,6 +213,22 @@ class Uploads:
             raise
         self.published += 1
         return PublishResult(version=upload.version, unchanged=False, row_counts=counts, content_hash=digest)
+
+    def _check_name(self, begin: Begin) -> None:
+        """Refuse a name that any version of another data set has: queries group by name, they would pool the two."""
+        name = begin.metadata.dataset
+        holders = self._rows(
+            f"SELECT toString(dataset_id) AS id FROM {DATABASE}.dataset_versions "
+            f"WHERE JSONExtractString(metadata, 'dataset') = '{name}' AND dataset_id != toUUID('{begin.dataset_id}') "
+            f"LIMIT 1"
+        )
+        if holders:
+            holder = holders[0]["id"]
+            same = "leave out --dataset-id" if holder == str(dataset_id(name)) else f"use --dataset-id {holder}"
+            raise Conflict(
+                f"the name {name} belongs to data set {holder}",
+                hint=f"{same} to publish a new version of that one, or choose another name",
+            )
 
     def _newest(self, dataset: UUID) -> dict[str, Any] | None:
         rows = self._rows(

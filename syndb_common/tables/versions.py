@@ -12,7 +12,7 @@ class DatasetMetadata(BaseModel):
     """Description of a data set. The field names are those of :data:`syndb_common.tables.METADATA`.
 
     Attributes:
-        dataset: short name, unique within its node, usable in queries: ``WHERE dataset = 'cook-2019-male'``.
+        dataset: short name, of one data set only within its node (uploads see to it), usable in queries: ``WHERE dataset = 'cook-2019-male'``.
         title: name for people.
     """
 

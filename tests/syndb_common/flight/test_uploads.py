@@ -65,9 +65,9 @@ def target(engine: EmbeddedEngine, tmp_path: Path) -> UploadTarget:
 
 
 async def _upload(
-    target: UploadTarget, tables: dict[str, pa.Table], metadata: DatasetMetadata = METADATA
+    target: UploadTarget, tables: dict[str, pa.Table], metadata: DatasetMetadata = METADATA, dataset: UUID = WORM
 ) -> PublishResult:
-    return await trio.to_thread.run_sync(upload, target, metadata, WORM, tables)
+    return await trio.to_thread.run_sync(upload, target, metadata, dataset, tables)
 
 
 async def _staged(engine: EmbeddedEngine) -> list[dict[str, Any]]:
@@ -262,6 +262,37 @@ async def test_a_published_version_is_never_replaced(engine: EmbeddedEngine, tar
 
     assert await _rows(engine, "SELECT source_id FROM syndb.neurons WHERE version = 2") == [{"source_id": "rival"}]
     assert (await _upload(target, {"neurons": _neurons(gaba=[1.0] * 3)})).version == 3
+
+
+@pytest.mark.parametrize(
+    ("holder", "advice"),
+    [(WORM, "leave out --dataset-id"), (dataset_id("fly"), f"use --dataset-id {dataset_id('fly')}")],
+)
+async def test_a_name_belongs_to_one_data_set(
+    engine: EmbeddedEngine, target: UploadTarget, holder: UUID, advice: str
+) -> None:
+    await _upload(target, {"neurons": _neurons()}, dataset=holder)
+    renamed = METADATA.model_copy(update={"dataset": "renamed"})
+    await _upload(target, {"neurons": _neurons()}, renamed, dataset=holder)
+
+    for taken in (METADATA, renamed):
+        with pytest.raises(Conflict, match=f"belongs to data set {holder}") as caught:
+            await _upload(target, {"neurons": _neurons()}, taken, dataset=dataset_id("mouse"))
+        assert (advice if taken is METADATA else f"use --dataset-id {holder}") in caught.value.hint
+    assert {version.dataset_id for version in await versions(engine)} == {holder}
+    assert await _staged(engine) == []
+
+
+async def test_of_two_uploads_with_one_name_the_first_to_publish_has_it(
+    engine: EmbeddedEngine, target: UploadTarget
+) -> None:
+    def overtaken(table: str, sent: int, rows: int) -> None:
+        upload(target, METADATA, WORM, {"neurons": _neurons()})
+
+    with pytest.raises(Conflict, match=f"belongs to data set {WORM}"):
+        await trio.to_thread.run_sync(upload, target, METADATA, dataset_id("fly"), {"neurons": _neurons()}, overtaken)
+    assert [version.dataset_id for version in await versions(engine)] == [WORM]
+    assert await _rows(engine, "SELECT count() AS n FROM syndb.neurons") == [{"n": 3}]
 
 
 CLIENT = """
