@@ -12,7 +12,7 @@ import typer
 
 from syndb_cli.client import Connection, config_folder
 from syndb_cli.options import DashedGroup
-from syndb_cli.output import errors_as_lines, notes, show_json, show_table
+from syndb_cli.output import errors_as_lines, note, show_json, show_table
 from syndb_common.errors import Conflict, SynDBError
 from syndb_common.settings import load, render, validate, write_private
 
@@ -82,8 +82,8 @@ def init(
         validate(NodeSettings, values, "the configuration")
         identity = Identity.load_or_create(folder / "identity.key")
         write_private(path, render(NodeSettings, values))
-        notes.print(f"wrote {path}; this node is {identity.peer_id}", markup=False)
-        notes.print(f"start it with: syndb-node run --config {path}", markup=False)
+        note(f"wrote {path}; this node is {identity.peer_id}")
+        note(f"start it with: syndb-node run --config {path}")
 
 
 @app.command()
@@ -158,7 +158,7 @@ def clusters(server_url: ServerUrl = None, token_file: TokenFile = None, as_json
         )
         for node in found:
             if node["health"] not in ("healthy",) and node["health_cause"]:
-                notes.print(f"{node['name']}: {node['health_cause']}", style="yellow", markup=False)
+                note(f"{node['name']}: {node['health_cause']}", "yellow")
 
 
 @app.command("sync-schema")
@@ -194,8 +194,8 @@ def logout(config: Config = None, yes: Annotated[bool, typer.Option("--yes", hel
         if not yes and not typer.confirm(f"Remove {path} ({settings.cluster.name})?"):
             raise typer.Exit(1)
         path.unlink()
-        notes.print(f"removed {path}; data and key stay in {settings.data_dir}", markup=False)
-        notes.print("Stop the daemon too, and tell the hub's operator: the hub keeps the node's record.")
+        note(f"removed {path}; data and key stay in {settings.data_dir}")
+        note("Stop the daemon too, and tell the hub's operator: the hub keeps the node's record.")
 
 
 def _settings(config: Path | None) -> Any:

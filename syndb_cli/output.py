@@ -1,4 +1,7 @@
-"""What commands print: tables for people on standard output, notes on standard error, JSON for programs."""
+"""What commands print: tables for people on standard output, notes on standard error, JSON for programs.
+
+Data, and messages of other daemons, are text: nothing in them is markup, and no control character reaches a terminal.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,14 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from syndb_common.errors import SynDBError
 
 screen = Console()
 notes = Console(stderr=True, highlight=False)
+
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160))) | {ord(blank): " " for blank in "\t\n\r"}
 
 
 def show_json(value: Any) -> None:
@@ -27,23 +33,33 @@ def show_json(value: Any) -> None:
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
     """A table; numbers stand right, missing values are shown as such."""
     content = [list(row) for row in rows]
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(plain(title)) if title else None, title_justify="left")
     for index, name in enumerate(columns):
         numeric = any(isinstance(row[index], int | float) for row in content)
-        table.add_column(name, justify="right" if numeric else "left")
+        table.add_column(Text(plain(name)), justify="right" if numeric else "left")
     for row in content:
-        table.add_row(*(cell(value) for value in row))
+        table.add_row(*(Text(cell(value)) for value in row))
     # A pipe has no width of its own: wide rows must not be cut there.
     (screen if screen.is_terminal else Console(width=10_000)).print(table)
 
 
 def cell(value: Any) -> str:
-    """One value as text: floats with six significant digits, NULL as a dash."""
+    """One value as a line of text: floats with six significant digits, NULL as a dash."""
     if value is None:
         return "–"
     if isinstance(value, float):
         return f"{value:.6g}"
-    return str(value)
+    return plain(str(value))
+
+
+def plain(text: str) -> str:
+    """The text without control characters; line breaks and tabs become spaces."""
+    return text.translate(_CONTROLS)
+
+
+def note(text: str, style: str = "") -> None:
+    """One line on standard error, as it is: neither markup nor control characters mean anything."""
+    notes.print(Text(plain(text), style=style), soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -55,13 +71,13 @@ def errors_as_lines(*, as_json: bool = False) -> Iterator[None]:
         if as_json:
             show_json(error.to_body().model_dump())
         else:
-            notes.print(f"error: {error.message}", style="red", markup=False, soft_wrap=True)
+            note(f"error: {error.message}", "red")
             if error.hint:
-                notes.print(f"  {error.hint}", markup=False, soft_wrap=True)
+                note(f"  {error.hint}")
         raise typer.Exit(error.exit_code) from None
     except OSError as error:
-        notes.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        note(f"error: {error}", "red")
         raise typer.Exit(SynDBError.exit_code) from None
     except KeyboardInterrupt:
-        notes.print("interrupted")
+        note("interrupted")
         raise typer.Exit(130) from None

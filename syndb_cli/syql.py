@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from syndb_cli.client import Connection
-from syndb_cli.output import errors_as_lines, notes, show_json, show_table
+from syndb_cli.output import errors_as_lines, note, notes, plain, show_json, show_table
 from syndb_common.errors import Cancelled, ErrorBody, SynDBError
 
 FIRST_WAIT_SECONDS = 1.0
@@ -94,7 +94,7 @@ def _deliver(hub: Connection, job_id: str, wanted: Format, output: Path | None) 
     content = hub.request("GET", f"/v1/jobs/{job_id}/result", params={"format": wanted.value}).content
     if output is not None:
         output.write_bytes(content)
-        notes.print(f"wrote {output} ({len(content):,} bytes)")
+        note(f"wrote {output} ({len(content):,} bytes)")
     else:
         typer.get_binary_stream("stdout").write(content)
 
@@ -102,16 +102,14 @@ def _deliver(hub: Connection, job_id: str, wanted: Format, output: Path | None) 
 def _show_provenance(provenance: dict[str, Any]) -> None:
     answered = [node["cluster"] for node in provenance["nodes"] if node["status"] == "answered"]
     versions = len(provenance["versions"])
-    notes.print(
+    note(
         f"{provenance['rows']:,} rows from {versions} data set versions; answered: {', '.join(answered) or 'nobody'}; "
         f"{provenance['seconds']:.2f} s; plan {provenance['plan_hash'][:12]}",
-        style="dim",
-        markup=False,
-        soft_wrap=True,
+        "dim",
     )
     for node in provenance["nodes"]:
         if node["status"] != "answered":
-            notes.print(f"missing: {node['cluster']} ({node['cause']})", style="yellow", markup=False, soft_wrap=True)
+            note(f"missing: {node['cluster']} ({node['cause']})", "yellow")
 
 
 def _show_explanation(explanation: dict[str, Any], as_json: bool) -> None:
@@ -123,9 +121,9 @@ def _show_explanation(explanation: dict[str, Any], as_json: bool) -> None:
         [[t["cluster"], "yes" if t["included"] else "no", t["reason"]] for t in explanation["targets"]],
     )
     for name, sql in explanation["node_sql"].items():
-        notes.print(f"-- {name}", style="dim", markup=False)
-        typer.echo(sql)
-    notes.print("-- hub", style="dim")
-    typer.echo(explanation["hub_sql"])
+        note(f"-- {name}", "dim")
+        typer.echo(plain(sql))
+    note("-- hub", "dim")
+    typer.echo(plain(explanation["hub_sql"]))
     for advisory in explanation["advisories"]:
-        notes.print(f"note: {advisory}", style="yellow", markup=False, soft_wrap=True)
+        note(f"note: {advisory}", "yellow")

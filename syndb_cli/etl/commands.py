@@ -18,7 +18,7 @@ from rich.progress import Progress as Bars
 from syndb_cli.client import config_folder
 from syndb_cli.etl.source import Finding, Progress, Source
 from syndb_cli.options import DashedGroup
-from syndb_cli.output import errors_as_lines, notes, show_json, show_table
+from syndb_cli.output import errors_as_lines, note, notes, show_json, show_table
 from syndb_common.errors import Cancelled, DataError, InvalidRequest, SynDBError
 
 
@@ -203,9 +203,9 @@ def show_imported(imported: list[dict[str, Any]], tables: list[str]) -> None:
 def show_findings(findings: tuple[Finding, ...]) -> None:
     """Findings as lines on standard error, what to do about them once below."""
     for finding in findings:
-        notes.print(f"{finding.level}: {finding.message}", markup=False, soft_wrap=True)
+        note(f"{finding.level}: {finding.message}")
     for hint in dict.fromkeys(finding.hint for finding in findings):
-        notes.print(f"  {hint}", markup=False, soft_wrap=True)
+        note(f"  {hint}")
 
 
 def chosen_stages(source: Source, stages: list[int]) -> list[str] | None:
