@@ -12,6 +12,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from syndb_common.errors import NotSupported, SyQLError
+from syndb_common.syql.like import ends_in_escape
 from syndb_common.syql.plan import Aggregate, Call, Expression, Function, LiteralValue, Operator
 from syndb_common.tables import Column
 
@@ -119,8 +120,11 @@ def kind_of_call(call: Call, kinds: list[Kind]) -> Kind:
         return BOOLEAN
     if operator in (Operator.LIKE, Operator.ILIKE):
         _need(operator, kinds, (Shape.TEXT,), "text")
-        if not isinstance(call.arguments[1], LiteralValue):
+        pattern = call.arguments[1]
+        if not isinstance(pattern, LiteralValue):
             raise NotSupported(f"{_name(operator)} needs a constant pattern")
+        if ends_in_escape(str(pattern.value)):
+            raise SyQLError("the pattern ends in a backslash that escapes nothing", hint="write two for one backslash")
         return BOOLEAN
     if operator in (Operator.LOWER, Operator.UPPER):
         _need(operator, kinds, (Shape.TEXT,), "text")

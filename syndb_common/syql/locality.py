@@ -6,14 +6,15 @@ version. It is answered here, the data sets it excludes are not planned, and no 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
+from syndb_common.syql.like import like
 from syndb_common.syql.plan import AttributeRef, Call, ColumnRef, Expression, LiteralValue, Operator, walk
 from syndb_common.tables.versions import PublishedVersion
 
+_Evaluator = Callable[[PublishedVersion], Any]
 _IDENTITY = ("dataset_id", "version")
 _ANSWERED = frozenset(
     (
@@ -61,10 +62,11 @@ def select_versions(catalogue: Iterable[PublishedVersion], conditions: list[Expr
     pinned = any(
         isinstance(node, ColumnRef) and node.name == "version" for condition in conditions for node in walk(condition)
     )
+    holds = [_evaluator(condition) for condition in conditions]
     chosen = []
     for versions in by_dataset.values():
         for number in sorted(versions, reverse=True) if pinned else [max(versions)]:
-            if all(_value(condition, versions[number]) is True for condition in conditions):
+            if all(condition(versions[number]) is True for condition in holds):
                 chosen.append(versions[number])
                 break
     return sorted(chosen, key=lambda published: (published.metadata.dataset, published.dataset_id))
@@ -75,63 +77,68 @@ def attribute(published: PublishedVersion, name: str) -> str:
     return str(getattr(published.metadata, name))
 
 
-def _value(expression: Expression, published: PublishedVersion) -> Any:
-    """Value by SQL's three-valued logic; None is unknown."""
+def _evaluator(expression: Expression) -> _Evaluator:
+    """Value of a condition for a version, by SQL's three-valued logic; None is unknown. Constants are prepared once."""
     if isinstance(expression, LiteralValue):
-        return expression.value
+        constant = expression.value
+        return lambda _: constant
     if isinstance(expression, AttributeRef):
-        return attribute(published, expression.name)
+        name = expression.name
+        return lambda published: attribute(published, name)
     if isinstance(expression, ColumnRef):
-        return str(published.dataset_id) if expression.name == "dataset_id" else published.version
+        return _dataset_id if expression.name == "dataset_id" else lambda published: published.version
     assert isinstance(expression, Call)
-    values = [_value(argument, published) for argument in expression.arguments]
-    match expression.operator:
-        case Operator.AND:
-            return False if False in values else None if None in values else True
-        case Operator.OR:
-            return True if True in values else None if None in values else False
-        case Operator.IS_NULL:
-            return values[0] is None
-        case Operator.COALESCE:
-            return next((value for value in values if value is not None), None)
-    if None in values:
-        return None
-    return _strict(expression, values)
+    operator = expression.operator
+    work = _prepared(expression)
+    used = (
+        expression.arguments[:1] if operator in (Operator.IN, Operator.LIKE, Operator.ILIKE) else expression.arguments
+    )
+    arguments = [_evaluator(argument) for argument in used]
+    unknown_passes = operator in _THREE_VALUED
+
+    def value(published: PublishedVersion) -> Any:
+        values = [argument(published) for argument in arguments]
+        return None if None in values and not unknown_passes else work(values)
+
+    return value
 
 
-def _strict(call: Call, values: list[Any]) -> Any:
-    if any(isinstance(node, ColumnRef) and node.name == "dataset_id" for node in call.arguments):
-        values = [value.lower() if isinstance(value, str) else value for value in values]
-    first, last = values[0], values[-1]
+def _dataset_id(published: PublishedVersion) -> str:
+    return str(published.dataset_id)
+
+
+def _prepared(call: Call) -> Callable[[list[Any]], Any]:
+    """The work of an operator on the values of its arguments; IN and LIKE hold their constants already."""
+    constants = [argument.value for argument in call.arguments[1:] if isinstance(argument, LiteralValue)]
+    ids = any(isinstance(argument, ColumnRef) and argument.name == "dataset_id" for argument in call.arguments)
     match call.operator:
-        case Operator.NOT:
-            return not first
-        case Operator.EQ:
-            return first == last
-        case Operator.NE:
-            return first != last
-        case Operator.LT:
-            return first < last
-        case Operator.LE:
-            return first <= last
-        case Operator.GT:
-            return first > last
-        case Operator.GE:
-            return first >= last
         case Operator.IN:
-            return first in values[1:]
-        case Operator.LIKE:
-            return _like(first, last, re.DOTALL)
-        case Operator.ILIKE:
-            return _like(first, last, re.DOTALL | re.IGNORECASE)
-        case Operator.LOWER:
-            return first.lower()
-        case _:
-            return first.upper()
+            listed = {_lower(constant) if ids else constant for constant in constants}
+            return lambda values: (_lower(values[0]) if ids else values[0]) in listed
+        case Operator.LIKE | Operator.ILIKE:
+            matches = like(str(constants[0]), ignore_case=call.operator is Operator.ILIKE)
+            return lambda values: matches(values[0])
+    work = _WORK[call.operator]
+    return (lambda values: work([_lower(value) for value in values])) if ids else work
 
 
-def _like(value: str, pattern: str, flags: int) -> bool:
-    """SQL's LIKE: ``%`` any text, ``_`` one character, backslash takes the next one literally."""
-    wild = {"%": ".*", "_": "."}
-    parts = [wild.get(token, re.escape(token[-1])) for token in re.findall(r"\\.|.", pattern, re.DOTALL)]
-    return re.fullmatch("".join(parts), value, flags) is not None
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+_THREE_VALUED = (Operator.AND, Operator.OR, Operator.IS_NULL, Operator.COALESCE)
+_WORK: dict[Operator, Callable[[list[Any]], Any]] = {
+    Operator.AND: lambda values: False if False in values else None if None in values else True,
+    Operator.OR: lambda values: True if True in values else None if None in values else False,
+    Operator.IS_NULL: lambda values: values[0] is None,
+    Operator.COALESCE: lambda values: next((value for value in values if value is not None), None),
+    Operator.NOT: lambda values: not values[0],
+    Operator.EQ: lambda values: values[0] == values[1],
+    Operator.NE: lambda values: values[0] != values[1],
+    Operator.LT: lambda values: values[0] < values[1],
+    Operator.LE: lambda values: values[0] <= values[1],
+    Operator.GT: lambda values: values[0] > values[1],
+    Operator.GE: lambda values: values[0] >= values[1],
+    Operator.LOWER: lambda values: values[0].lower(),
+    Operator.UPPER: lambda values: values[0].upper(),
+}
