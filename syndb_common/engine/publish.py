@@ -9,7 +9,6 @@ commit. Whatever a crash leaves without such a row is dropped at the next start 
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pyarrow as pa
+from pydantic import ValidationError
 
 from syndb_common.engine.checks import ROW_ID, check_rows, content_hash
 from syndb_common.engine.interface import Limits
@@ -273,8 +273,8 @@ def _number(newest: dict[str, Any] | None) -> int:
 
 
 def _metadata(text: str) -> DatasetMetadata | None:
-    """Metadata of a commit row; None when it was written by a version with other fields."""
+    """Metadata of a commit row; None when they cannot be read."""
     try:
-        return DatasetMetadata.model_validate(json.loads(text))
-    except ValueError:
+        return DatasetMetadata.model_validate_json(text)
+    except ValidationError:
         return None

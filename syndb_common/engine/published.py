@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
 
 from syndb_common.engine.interface import Engine
 from syndb_common.errors import UnknownName
@@ -16,22 +19,39 @@ FROM {DATABASE}.dataset_versions
 ORDER BY dataset_id, version
 """  # noqa: S608 - our own name
 
+_log = structlog.get_logger(__name__)
+
 
 async def versions(engine: Engine) -> list[PublishedVersion]:
-    """All published versions, by data set and number; empty before the first migration."""
+    """All published versions, by data set and number; empty before the first migration.
+
+    A commit row that cannot be read is left out and logged: one damaged row must not hide the others.
+    """
     try:
         answer = await engine.query(_SQL)
     except UnknownName:
         return []
-    return [
-        PublishedVersion(
-            dataset_id=row["dataset_id"],
-            version=row["version"],
-            metadata=DatasetMetadata.model_validate(json.loads(row["metadata"])),
-            row_counts=dict(row["row_counts"]),
-            content_hash=row["content_hash"],
-            schema_version=row["schema_version"],
-            published_at=row["published_at"].astimezone(UTC),
-        )
-        for row in answer.table.to_pylist()
-    ]
+    found = []
+    for row in answer.table.to_pylist():
+        try:
+            found.append(_version(row))
+        except ValidationError as error:
+            _log.error(
+                "published version left out: its commit row cannot be read",
+                dataset_id=row["dataset_id"],
+                version=row["version"],
+                fields=[".".join(map(str, fault["loc"])) for fault in error.errors(include_input=False)],
+            )
+    return found
+
+
+def _version(row: dict[str, Any]) -> PublishedVersion:
+    return PublishedVersion(
+        dataset_id=row["dataset_id"],
+        version=row["version"],
+        metadata=DatasetMetadata.model_validate_json(row["metadata"]),
+        row_counts=dict(row["row_counts"]),
+        content_hash=row["content_hash"],
+        schema_version=row["schema_version"],
+        published_at=row["published_at"].astimezone(UTC),
+    )

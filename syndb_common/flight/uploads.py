@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from syndb_common.tables.model import TABLES
 from syndb_common.tables.versions import DatasetMetadata
@@ -21,6 +21,15 @@ class Begin(_Request):
     dataset_id: UUID
     metadata: DatasetMetadata
     tables: tuple[str, ...] = Field(min_length=1, max_length=len(TABLES))
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _nothing_is_lost(cls, metadata: Any) -> Any:
+        """Metadata are read tolerantly, but nothing of them may be dropped while they are published."""
+        unknown = set(metadata) - set(DatasetMetadata.model_fields) if isinstance(metadata, dict) else set()
+        if unknown:
+            raise ValueError(f"unknown field {', '.join(sorted(unknown))[:200]}")
+        return metadata
 
 
 class Begun(_Request):

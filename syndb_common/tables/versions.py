@@ -11,12 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 class DatasetMetadata(BaseModel):
     """Description of a data set. The field names are those of :data:`syndb_common.tables.METADATA`.
 
+    Fields that a newer release added are ignored, so that what it published can still be read.
+
     Attributes:
-        dataset: short name, of one data set only within its node (uploads see to it), usable in queries: ``WHERE dataset = 'cook-2019-male'``.
+        dataset: short name, of one data set only within its node (uploads see to it), usable in queries:
+            ``WHERE dataset = 'cook-2019-male'``.
         title: name for people.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     dataset: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")
     title: str = Field(default="", max_length=300)

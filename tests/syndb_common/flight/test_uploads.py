@@ -13,6 +13,7 @@ from uuid import UUID
 
 import pyarrow as pa
 import pytest
+import structlog
 import trio
 from pyarrow import flight
 
@@ -370,6 +371,30 @@ async def test_what_a_crash_left_unpublished_is_dropped_and_versions_stay(tmp_pa
         assert await _staged(engine) == []
         assert [version.version for version in await versions(engine)] == [1]
         nursery.cancel_scope.cancel()
+
+
+async def test_metadata_of_a_newer_release_are_read_and_damaged_ones_left_out(
+    engine: EmbeddedEngine, target: UploadTarget
+) -> None:
+    await _upload(target, {"neurons": _neurons()})
+    newer = METADATA.model_dump_json().replace("{", '{"embargo": {"until": 2031}, ', 1)
+    for version, metadata in enumerate((newer, "{", "[]", '{"dataset": 1}', '{"title": "no name"}'), start=2):
+        await engine.execute(_AS_COMMITTED.format(f"{version} AS version, '{metadata}' AS metadata") + " LIMIT 1")
+
+    with structlog.testing.capture_logs() as logs:
+        found = await versions(engine)
+
+    assert [(each.version, each.metadata) for each in found] == [(1, METADATA), (2, METADATA)]
+    assert [(each["log_level"], each["version"]) for each in logs] == [("error", n) for n in (3, 4, 5, 6)]
+    assert (await _upload(target, {"neurons": _neurons()})).version == 7
+
+
+async def test_unknown_metadata_are_not_published(target: UploadTarget) -> None:
+    begin = Begin(dataset_id=WORM, metadata=METADATA, tables=("neurons",)).model_dump(mode="json")
+    begin["metadata"]["embargo"] = "2031"
+    with connect(target.location, target.certificate_pem) as client, pytest.raises(flight.FlightServerError) as caught:
+        list(client.do_action(flight.Action("begin", json.dumps(begin).encode()), _options(target)))
+    assert "unknown field embargo" in json.loads(caught.value.extra_info)["error"]
 
 
 async def test_damaged_requests_are_errors_of_ours(target: UploadTarget) -> None:
