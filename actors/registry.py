@@ -54,6 +54,14 @@ class ClusterStore(Protocol):
         """Insert or replace one record."""
         ...
 
+    async def load_catalogues(self) -> dict[UUID, CatalogAnnouncement]:
+        """What each node announced last."""
+        ...
+
+    async def save_catalogue(self, cluster_id: UUID, announcement: CatalogAnnouncement) -> None:
+        """Keep what a node announced in place of what it announced before."""
+        ...
+
     async def record_transition(self, cluster_id: UUID, at: datetime, old: str, new: str, cause: str) -> None:
         """Keep one change of health for audit."""
         ...
@@ -107,9 +115,14 @@ class Registry(Actor):
         self._claims: frozenset[tuple[UUID, UUID]] = frozenset()
 
     async def on_start(self) -> None:
-        """Load the records; nodes known from before are pinged without waiting for them to call."""
+        """Load the records; nodes known from before are pinged without waiting for them to call.
+
+        What they held is known too, so that data of a node that is away are missing and not unknown.
+        """
         known = self._directory.clusters
-        self._directory.publish([Cluster(record) for record in await self._store.load() if record.id not in known])
+        records = [record for record in await self._store.load() if record.id not in known]
+        catalogues = await self._store.load_catalogues() if records else {}
+        self._directory.publish([_announced(Cluster(record), catalogues.get(record.id)) for record in records])
 
     @handle
     async def challenge(self, message: JoinRequest) -> JoinChallenge:
@@ -170,17 +183,14 @@ class Registry(Actor):
         cluster = self._directory.by_peer(self._sender())
         if cluster is None:
             raise JoinRefused("this PeerId is not registered", hint="Join first.")
-        self._directory.publish(
-            [
-                replace(
-                    cluster,
-                    catalogue_revision=message.revision,
-                    versions=message.versions,
-                    sharing=dict(message.sharing),
-                )
-            ]
-        )
+        announced = _announced(cluster, message)
+        self._directory.publish([announced])
         self._log_false_claims()
+        if (announced.versions, announced.sharing) != (cluster.versions, cluster.sharing):
+            try:
+                await self._store.save_catalogue(cluster.record.id, message)
+            except SynDBError as error:
+                log.warning("catalogue not kept", cluster=cluster.record.name, cause=error.message)
         return Acknowledged()
 
     @handle
@@ -288,3 +298,12 @@ class Registry(Actor):
         if not isinstance(sender, str):
             raise InvalidRequest("this message must come from a peer")
         return sender
+
+
+def _announced(cluster: Cluster, message: CatalogAnnouncement | None) -> Cluster:
+    """The node with what it announced."""
+    if message is None:
+        return cluster
+    return replace(
+        cluster, catalogue_revision=message.revision, versions=message.versions, sharing=dict(message.sharing)
+    )

@@ -1,4 +1,4 @@
-"""Nodes as the hub remembers them, and the history of their health."""
+"""Nodes as the hub remembers them, what they announced last, and the history of their health."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+import structlog
+from pydantic import ValidationError
 
 from actors.directory import ClusterRecord
 from syndb_common.errors import Conflict
-from syndb_common.messages import Endpoints
+from syndb_common.messages import CatalogAnnouncement, Endpoints
 from syndb_hub.store.database import Store
-from syndb_hub.store.schema import clusters, health_transitions
+from syndb_hub.store.schema import catalogues, clusters, health_transitions
+
+log = structlog.get_logger(__name__)
 
 MAX_CAUSE = 1000
 """Characters kept of why a node's health changed."""
@@ -65,6 +69,30 @@ class Clusters:
                 f"The name {record.name!r} or the identity of that node belongs to another node.",
                 hint="Restore the node's key, or choose another cluster name.",
             ) from None
+
+    async def load_catalogues(self) -> dict[UUID, CatalogAnnouncement]:
+        """The last announcement of each node that made one; what cannot be read any more is left out."""
+
+        def work(connection: sa.Connection) -> dict[UUID, CatalogAnnouncement]:
+            found = {}
+            for row in connection.execute(sa.select(catalogues)):
+                try:
+                    found[row.cluster_id] = CatalogAnnouncement.model_validate_json(row.announcement)
+                except ValidationError as error:
+                    log.warning("catalogue not readable", cluster_id=str(row.cluster_id), faults=error.error_count())
+            return found
+
+        return await self._store.read(work)
+
+    async def save_catalogue(self, cluster_id: UUID, announcement: CatalogAnnouncement) -> None:
+        """Keep what a node announced in place of what it announced before."""
+
+        def work(connection: sa.Connection) -> None:
+            connection.execute(sa.delete(catalogues).where(catalogues.c.cluster_id == cluster_id))
+            text = announcement.model_dump_json()
+            connection.execute(sa.insert(catalogues).values(cluster_id=cluster_id, announcement=text))
+
+        await self._store.write(work)
 
     async def record_transition(self, cluster_id: UUID, at: datetime, old: str, new: str, cause: str) -> None:
         """Append one change of health; its cause is cut after :data:`MAX_CAUSE` characters."""

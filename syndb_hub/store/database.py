@@ -125,3 +125,6 @@ def _check_layout(connection: sa.Connection, path: Path) -> None:
             f"The hub's store {path} has layout {found}; this release knows layouts up to {SCHEMA_VERSION}.",
             hint="Install the release that wrote it, or restore a backup made by this one.",
         )
+    if found < SCHEMA_VERSION:
+        metadata.create_all(connection)
+        connection.execute(sa.update(schema_version).values(version=SCHEMA_VERSION))

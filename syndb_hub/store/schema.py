@@ -6,8 +6,13 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 1
-"""Number of this layout. A file with a higher one was written by a newer release and is not touched."""
+SCHEMA_VERSION = 2
+"""Number of this layout; each so far only adds tables. A file with a higher one was written by a newer release and is
+not touched.
+
+1. tokens, jobs, clusters, health
+2. catalogues
+"""
 
 metadata = sa.MetaData()
 
@@ -81,6 +86,13 @@ clusters = sa.Table(
     sa.Column("schema_version", sa.Integer, nullable=False),
     sa.Column("is_active", sa.Boolean, nullable=False),
     sa.Column("registered_at", Moment, nullable=False),
+)
+
+catalogues = sa.Table(
+    "catalogues",
+    metadata,
+    sa.Column("cluster_id", sa.Uuid, sa.ForeignKey("clusters.id"), primary_key=True),
+    sa.Column("announcement", sa.Text, nullable=False),
 )
 
 health_transitions = sa.Table(

@@ -11,7 +11,7 @@ import trio
 
 from actors.directory import Cluster, ClusterRecord
 from actors.runtime import Actor, ActorRef, handle
-from syndb_common.messages import Endpoints
+from syndb_common.messages import CatalogAnnouncement, Endpoints
 from syndb_common.tables.identity import dataset_id
 from syndb_common.tables.versions import DatasetMetadata, PublishedVersion
 
@@ -72,6 +72,7 @@ class MemoryStore:
 
     def __init__(self, *records: ClusterRecord) -> None:
         self.records = {each.id: each for each in records}
+        self.catalogues: dict[UUID, CatalogAnnouncement] = {}
         self.transitions: list[tuple[str, str]] = []
 
     async def load(self) -> list[ClusterRecord]:
@@ -79,6 +80,12 @@ class MemoryStore:
 
     async def save(self, record: ClusterRecord) -> None:
         self.records[record.id] = record
+
+    async def load_catalogues(self) -> dict[UUID, CatalogAnnouncement]:
+        return self.catalogues
+
+    async def save_catalogue(self, cluster_id: UUID, announcement: CatalogAnnouncement) -> None:
+        self.catalogues[cluster_id] = announcement
 
     async def record_transition(self, cluster_id: UUID, at: datetime, old: str, new: str, cause: str) -> None:
         self.transitions.append((old, new))

@@ -361,6 +361,20 @@ async def test_a_hub_that_restarts_knows_its_nodes_and_what_they_were(
     assert (await Attempt().join(after)).cluster_id == kept.cluster_id
 
 
+async def test_a_hub_that_restarts_knows_what_its_nodes_held(start_hub: Callable[[], Awaitable[Hub]]) -> None:
+    before = await start_hub()
+    worm = await Attempt().join(before)
+    fly = await Attempt(name="fly-lab", peer_id="12D3Fly").join(before)
+    dataset = published("worm").dataset_id
+    for revision in (1, 2):
+        held = tuple(published("worm", version) for version in range(1, revision + 1))
+        await before.ask(CatalogAnnouncement(revision=revision, versions=held, sharing={dataset: "rows"}))
+    after = (await start_hub()).directory.clusters
+    assert [each.version for each in after[worm.cluster_id].versions] == [1, 2]
+    assert (after[worm.cluster_id].catalogue_revision, after[worm.cluster_id].sharing) == (2, {dataset: "rows"})
+    assert (after[fly.cluster_id].catalogue_revision, after[fly.cluster_id].versions) == (None, ())
+
+
 async def test_a_registry_that_crashes_keeps_what_was_seen_of_the_nodes(hub: Hub) -> None:
     joined = await Attempt().join(hub)
     await hub.ask(HealthObserved(joined.cluster_id, Health.HEALTHY, "", 0, 0.01), sender=None)

@@ -7,11 +7,14 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+import sqlalchemy as sa
 
 from actors.directory import ClusterRecord
 from syndb_common.errors import Conflict
-from syndb_common.messages import Endpoints
+from syndb_common.messages import CatalogAnnouncement, Endpoints
 from syndb_hub.store.clusters import Clusters
+from syndb_hub.store.schema import catalogues
+from tests.actors.federation_parts import published
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -32,6 +35,18 @@ async def test_saving_again_replaces_the_record(store):
     await clusters.save(record)
     await clusters.save(replace(record, schema_version=3))
     assert [each.schema_version for each in await clusters.load()] == [3]
+
+
+async def test_the_last_announcement_is_kept_and_one_that_cannot_be_read_is_left_out(store):
+    clusters, worm, fly = Clusters(store), node(), node("fly", "12D3B")
+    for record in (worm, fly):
+        await clusters.save(record)
+        for revision in (1, 2):
+            announced = CatalogAnnouncement(revision=revision, versions=(published("worm", revision),))
+            await clusters.save_catalogue(record.id, announced)
+    damaged = sa.update(catalogues).where(catalogues.c.cluster_id == fly.id).values(announcement="{}")
+    await store.write(lambda connection: connection.execute(damaged))
+    assert await clusters.load_catalogues() == {worm.id: announced}
 
 
 @pytest.mark.parametrize(("name", "peer_id"), [("worm", "12D3B"), ("fly", "12D3A")])

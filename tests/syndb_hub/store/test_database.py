@@ -32,6 +32,23 @@ async def test_a_store_of_a_newer_layout_is_refused_and_not_touched(tmp_path):
         assert connection.execute("SELECT version FROM schema_version").fetchall() == [(99,)]
 
 
+async def test_a_store_of_an_older_layout_is_given_what_it_lacks_and_keeps_what_it_has(tmp_path):
+    path = tmp_path / "hub.sqlite"
+    await (await Store.open(path)).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE catalogues")
+        connection.execute("UPDATE schema_version SET version = 1")
+        connection.execute(
+            "INSERT INTO api_tokens (id, name, secret_sha256, scopes, created_at, expires_at) "
+            "VALUES ('a', 'kept', 'x', '[]', '2026-01-01', '2026-01-01')"
+        )
+    await (await Store.open(path)).close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(SCHEMA_VERSION,)]
+        assert connection.execute("SELECT COUNT(*) FROM catalogues").fetchall() == [(0,)]
+        assert connection.execute("SELECT name FROM api_tokens").fetchall() == [("kept",)]
+
+
 async def test_a_file_that_is_no_database_is_a_clear_error(tmp_path):
     path = tmp_path / "hub.sqlite"
     path.write_bytes(b"this is not a database, it is a letter " * 100)
