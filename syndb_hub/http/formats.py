@@ -33,6 +33,9 @@ MEDIA_TYPES = {
     Format.JSON: "application/json",
 }
 
+EXACT_INTEGER = 2**53 - 1
+"""Beyond it, up and down, JSON readers that know only doubles, as browsers do, take one integer for another."""
+
 _converting = trio.CapacityLimiter(4)
 
 
@@ -103,15 +106,30 @@ def _json(file: Path) -> Iterator[bytes]:
     with pa.memory_map(str(file)) as source:
         reader = pa.ipc.open_file(source)
         columns = [{"name": field.name, "type": str(field.type)} for field in reader.schema]
+        too_large = _too_large(reader)
         yield b'{"columns":%s,"rows":[' % json.dumps(columns).encode()
         separator = b""
         for batch in _batches(reader):
             if batch.num_rows:
                 table = _textual(pa.Table.from_batches([batch]), nested=False)
+                for index in too_large:
+                    table = table.set_column(index, table.field(index).name, table.column(index).cast(pa.string()))
                 rows = list(zip(*(_finite(column).to_pylist() for column in table.columns), strict=True))
                 yield separator + json.dumps(rows, default=str, ensure_ascii=False)[1:-1].encode()
                 separator = b","
         yield b"]}"
+
+
+def _too_large(reader: pa.ipc.RecordBatchFileReader) -> set[int]:
+    """Indexes of the columns with integers that JSON readers may round: all their values go as strings."""
+    found = set()
+    wide = [index for index, field in enumerate(reader.schema) if field.type in (pa.int64(), pa.uint64())]
+    for batch in _batches(reader) if wide else ():
+        for index in wide:
+            ends = pc.min_max(batch.column(index)).as_py()
+            if ends["max"] is not None and max(ends["max"], -ends["min"]) > EXACT_INTEGER:
+                found.add(index)
+    return found
 
 
 def _finite(column: pa.ChunkedArray) -> pa.ChunkedArray:

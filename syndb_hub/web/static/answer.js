@@ -9,6 +9,8 @@ const NUMERIC = /^(u?int\d+|float|double|halffloat|decimal.*)$/;
 
 const part = (id) => document.getElementById(id);
 const isNumeric = (column) => NUMERIC.test(column.type);
+const isId = (column) => /(^|_)id$/.test(column.name);
+const isMeasure = (column) => isNumeric(column) && !isId(column);
 
 function table(columns, rows) {
   const head = element("tr", {}, ...columns.map((column) => {
@@ -18,7 +20,8 @@ function table(columns, rows) {
   }));
   const body = element("tbody", {}, ...rows.map((row) => element("tr", {}, ...row.map((value, index) => {
     const numeric = isNumeric(columns[index]);
-    const text = value === null ? "–" : numeric ? number(value) : String(value);
+    const measured = typeof value === "number" && isMeasure(columns[index]);
+    const text = value === null ? "–" : measured ? number(value) : String(value); // large integers come as strings
     const cell = element("td", {}, text);
     cell.className = [numeric && "number", value === null && "missing", UUID.test(text) && "id"].filter(Boolean).join(" ");
     if (numeric && value !== null) cell.title = String(value);
@@ -29,7 +32,7 @@ function table(columns, rows) {
 
 function showPlot({ columns, rows }) {
   const figure = part("plot");
-  const value = columns.findIndex((column) => isNumeric(column));
+  const value = columns.findIndex(isMeasure);
   const texts = columns.map((column, index) => index).filter((index) => !isNumeric(columns[index]) && !rows.some((row) => UUID.test(row[index])));
   const usable = rows.filter((row) => typeof row[value] === "number");
   figure.hidden = value < 0 || !texts.length || usable.length < 2;

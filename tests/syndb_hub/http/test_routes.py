@@ -226,6 +226,20 @@ async def test_many_batches_arrive_whole_in_every_format(hub):
     assert [row[0] for row in json.json()["rows"]] == numbers
 
 
+@pytest.mark.parametrize("type", [pa.int64(), pa.uint64()])
+async def test_integers_that_a_browser_would_round_come_as_strings_in_json(hub, type):
+    least = -(2**53) if type == pa.int64() else 0
+    roots = pa.array([1, None, 720575940621039145], type)
+    first, second = pa.table({"root": roots[:2], "n": roots[:2]}), pa.table({"root": roots[2:], "n": roots[:1]})
+    low = pa.table({"root": pa.array([least], type), "n": pa.array([2**53 - 1], type)})
+    hub.queries.tables["synapses"] = pa.concat_tables([first, second, low])
+    async with hub.client() as client:
+        job_id = (await completed(client, "SELECT root, n FROM synapses"))["job_id"]
+        answer = (await client.get(f"/v1/jobs/{job_id}/result", params={"format": "json"})).json()
+    assert [column["type"] for column in answer["columns"]] == [str(type)] * 2
+    assert answer["rows"] == [["1", 1], [None, None], ["720575940621039145", 1], [str(least), 2**53 - 1]]
+
+
 async def test_ids_and_special_numbers_are_readable_in_text_formats(hub):
     cid = uuid4()
     hub.queries.tables["synapses"] = pa.table(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import trio
 
@@ -123,6 +124,21 @@ async def test_an_answer_is_shown_as_table_and_plot_with_the_nodes_that_gave_it(
         assert "mouse-lab is missing: its schema is too old" in sources
         assert visit.complaints == []
         assert all(url.startswith((visit.url, "data:")) for url in visit.requested)
+
+    await visit(story)
+
+
+async def test_large_ids_are_shown_exactly_and_counts_for_people(visit, hub):
+    hub.queries.tables["synapses"] = pa.table(
+        {"root_id": [720575940621039145, 720575940621039146], "cave_id": [1234567, 2], "n": [1234567, 7]}
+    )
+
+    def story(visit: Visit) -> None:
+        visit.sign_in()
+        visit.ask("SELECT root_id, cave_id, n FROM synapses")
+        visit.page.locator("#rows tbody tr").first.wait_for()
+        row = visit.page.locator("#rows tbody tr").first.inner_text().split()
+        assert row == ["720575940621039145", "1234567", "1,234,567"]
 
     await visit(story)
 
