@@ -1,7 +1,8 @@
 """What runs in the engine process once it is locked and confined: requests from the channel, work in threads.
 
-The main thread only reads frames. Requests run in a small pool; a request to cancel is acted on at once. Replies are
-written by whichever thread has one. Flight serves from threads of its own (:mod:`syndb_common.flight.server`).
+The main thread only reads frames. Requests run in a small pool, the daemon's own reads in one of their own; a request
+to cancel is acted on at once. Replies are written by whichever thread has one. Flight serves from threads of its own
+(:mod:`syndb_common.flight.server`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 THREADS = 6
 """Requests at work. Each query uses all cores already; more only lets short ones pass long ones."""
+
+OWN_THREADS = 2
+"""Reads without a query id at work. They are the daemon's own: health and catalogue must not wait behind users."""
 
 STOP_SECONDS = 3.0
 """Grace for readers of results when the daemon stops. Flight's own shutdown would wait for the slowest for ever."""
@@ -94,6 +98,7 @@ class Child:
         self.offers = Offers(keeper)
         self.uploads = Uploads(keeper)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="query")
+        self._own = ThreadPoolExecutor(OWN_THREADS, thread_name_prefix="own")
         self._waiting = 0
         self._count = threading.Lock()
 
@@ -108,7 +113,8 @@ class Child:
         # The work is known to the keeper while it still waits for a thread: it can be cancelled from now on.
         limits = Limits(**header["limits"]) if header.get("limits") else None
         work = self._keeper.new(limits, query_id=header.get("query_id"), request=header["id"])
-        self._pool.submit(self._serve, header, body, work, too_many)
+        own = header["op"] == "query" and header.get("query_id") is None
+        (self._own if own else self._pool).submit(self._serve, header, body, work, too_many)
 
     def _serve(self, header: dict[str, Any], body: memoryview, work: Work, too_many: bool) -> None:
         try:

@@ -75,6 +75,8 @@ class Engine(Protocol):
     async def query(self, sql: str, *, limits: Limits | None = None, query_id: str | None = None) -> Answer:
         """Run one SELECT and return the whole result.
 
+        Without a ``query_id`` it is a small read of the daemon's own, which does not wait behind the queries of users.
+
         Raises:
             LimitExceeded: a limit of ``limits`` was reached.
             EngineUnavailable: the engine stopped meanwhile and is being restarted.

@@ -13,8 +13,8 @@ import trio
 from syndb_common.engine import channel
 from syndb_common.errors import EngineUnavailable, ErrorBody, SynDBError
 
-MAX_IN_FLIGHT: Final = 64
-"""Calls under way; further ones wait."""
+MAX_IN_FLIGHT: Final = 80
+"""Calls under way; further ones wait. More than the 64 queries a node may admit: its own reads go on beside them."""
 
 
 @dataclass(slots=True)

@@ -2,11 +2,13 @@
 
 # ruff: noqa: ASYNC110, ASYNC240 - other processes change what is waited for; tmp_path is local
 
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import trio
+import trio.testing
 
 from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.interface import Answer, Limits, Offer
@@ -67,6 +69,17 @@ async def test_queries_run_side_by_side(engine: EmbeddedEngine) -> None:
             nursery.start_soon(ask, n)
 
     assert results == {n: n * (n - 1) // 2 for n in range(1, 101)}
+
+
+async def test_long_queries_never_keep_the_daemon_from_its_own_reads(engine: EmbeddedEngine) -> None:
+    async with trio.open_nursery() as nursery:
+        for n in range(64):  # as many as a node may admit
+            nursery.start_soon(partial(engine.query, FOREVER, query_id=str(n)))
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(20):
+            assert (await engine.query("SELECT 1 AS one")).table.to_pylist() == [{"one": 1}]
+        nursery.cancel_scope.cancel()
+    await _until_nothing_runs(engine)
 
 
 async def test_a_small_answer_comes_inline(engine: EmbeddedEngine) -> None:
