@@ -51,6 +51,21 @@ def known_while_planning(expression: Expression) -> bool:
     )
 
 
+def steps(condition: Expression) -> int:
+    """What one version costs: a step for each operator and operand, more for LIKE, one for all of a list."""
+    count, pending = 0, [condition]
+    while pending:
+        node = pending.pop()
+        count += 1
+        if not isinstance(node, Call):
+            continue
+        pending += node.arguments[:1] if node.operator is Operator.IN else node.arguments
+        if node.operator in (Operator.LIKE, Operator.ILIKE):
+            texts = (below.value for below in walk(node) if isinstance(below, LiteralValue))
+            count += 50 + sum(len(text) for text in texts if isinstance(text, str))
+    return count
+
+
 def select_versions(catalogue: Iterable[PublishedVersion], conditions: list[Expression]) -> list[PublishedVersion]:
     """The newest version of each data set for which all conditions hold, ordered by name and id.
 

@@ -11,7 +11,7 @@ from sqlglot import exp
 from syndb_common.errors import NotSupported, SyQLError, UnknownName
 from syndb_common.syql.dialect import render
 from syndb_common.syql.kinds import BOOLEAN, ROWS
-from syndb_common.syql.locality import attribute, conjunction, conjuncts, known_while_planning, select_versions
+from syndb_common.syql.locality import attribute, conjunction, conjuncts, known_while_planning, select_versions, steps
 from syndb_common.syql.parse import Query
 from syndb_common.syql.plan import (
     Aggregate,
@@ -34,6 +34,9 @@ from syndb_common.tables import TABLES
 from syndb_common.tables.versions import PublishedVersion
 
 MAX_OUTPUTS, MAX_KEYS, MAX_LIMIT = 500, 50, 2**53
+MAX_CONDITIONS = 500
+MAX_STEPS = 5_000_000
+"""Work spent on conditions on metadata over the whole catalogue; about a second."""
 _CLAUSES = ("kind", "expressions", "from_", "where", "group", "having", "order", "limit", "offset", "distinct")
 _LATER = {
     "with_": "WITH",
@@ -289,10 +292,27 @@ class _Planner:
 
     def _with_datasets(self, drafted: Plan, where: Expression | None) -> Plan:
         parts = conjuncts(where)
+        if len(parts) > MAX_CONDITIONS:
+            self.names.fail(
+                NotSupported,
+                f"WHERE has at most {MAX_CONDITIONS} conditions joined by AND",
+                self.tree.args["where"],
+                hint="write values of one column as a list: name NOT IN ('a', 'b')",
+            )
+        known = {published.metadata.dataset for published in self.catalogue}
+        local: list[Expression] = []
+        asked: list[Expression] = []
         for part in parts:
-            self._datasets_exist(part)
-        local = [part for part in parts if known_while_planning(part)]
-        kept = conjunction([part for part in parts if part not in local])
+            self._datasets_exist(part, known)
+            (local if known_while_planning(part) else asked).append(part)
+        if sum(map(steps, local)) * len(self.catalogue) > MAX_STEPS:
+            self.names.fail(
+                NotSupported,
+                "the conditions on metadata are too many for the data sets there are",
+                self.tree.args["where"],
+                hint="write values of one column as a list: dataset IN ('a', 'b')",
+            )
+        kept = conjunction(asked)
         drafted = drafted.model_copy(update={"where": kept})
         used = sorted({n.name for e in drafted.expressions() for n in walk(e) if isinstance(n, AttributeRef)})
         datasets = tuple(
@@ -307,9 +327,8 @@ class _Planner:
             raise NotSupported("the query reads more than 10,000 data sets", hint="choose some by their metadata")
         return drafted.model_copy(update={"datasets": datasets})
 
-    def _datasets_exist(self, condition: Expression) -> None:
+    def _datasets_exist(self, condition: Expression, known: set[str]) -> None:
         """A data set named in a comparison must be in the catalogue: a typing error is no empty result."""
-        known = {published.metadata.dataset for published in self.catalogue}
         for node in walk(condition):
             if not isinstance(node, Call) or node.operator not in (Operator.EQ, Operator.NE, Operator.IN):
                 continue

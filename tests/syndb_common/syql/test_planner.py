@@ -261,3 +261,23 @@ def test_a_plan_survives_its_json(planned: Planned) -> None:
     again = Plan.model_validate_json(found.model_dump_json())
     assert again == found
     assert again.hash == found.hash
+
+
+@pytest.mark.parametrize("condition", ["name <> '{}'", "dataset <> 'cook-2019-male'", "sex <> '{}'"])
+def test_more_conditions_than_a_person_writes_are_refused_with_a_way_out(planned: Planned, condition: str) -> None:
+    def text(count: int) -> str:
+        return "FROM neurons WHERE " + " AND ".join(condition.format(i) for i in range(count))
+
+    assert planned(text(500)).table == "neurons"
+    with pytest.raises(NotSupported, match="at most 500 conditions") as raised:
+        planned(text(501))
+    assert "IN (" in raised.value.hint
+
+
+def test_conditions_on_metadata_are_bounded_by_the_catalogue(catalogue: list[PublishedVersion]) -> None:
+    text = "FROM neurons WHERE " + " OR ".join(f"sex = '{i}'" for i in range(1000))
+    assert plan(parse(text), catalogue).datasets == ()
+    with pytest.raises(NotSupported, match="conditions on metadata are too many"):
+        plan(parse(text), catalogue * 500)
+    listed = ", ".join(f"'{i}'" for i in range(9000))
+    assert plan(parse(f"FROM neurons WHERE sex IN ({listed})"), catalogue * 500).datasets == ()
