@@ -15,6 +15,7 @@ from actors.remote.host import open_host
 from actors.remote.identity import Identity
 from actors.remote.proof import derive_key
 from syndb_cli.etl.target import node_target
+from syndb_cli.output import was_interrupted
 from syndb_common.daemon import first_error
 from syndb_common.errors import ConfigError, SynDBError
 from syndb_common.flight.uploader import probe
@@ -50,7 +51,7 @@ async def _check(name: str, attempt: Callable[[], Awaitable[None]]) -> Check:
         await attempt()
     except (SynDBError, BaseExceptionGroup) as raised:
         error = first_error(raised)
-        if error is None:
+        if error is None or was_interrupted(raised):
             raise
         cause = f"{error.message} {error.hint}".strip()
     return Check(name, not cause, (time.perf_counter() - began) * 1000, cause)

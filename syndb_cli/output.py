@@ -23,6 +23,8 @@ notes = Console(stderr=True, highlight=False)
 
 _CONTROLS = dict.fromkeys((*range(32), *range(127, 160))) | {ord(blank): " " for blank in "\t\n\r"}
 
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160))) | {ord(blank): " " for blank in "\t\n\r"}
+
 
 def show_json(value: Any) -> None:
     """One JSON document."""
@@ -64,10 +66,18 @@ def note(text: str, style: str = "") -> None:
 
 @contextlib.contextmanager
 def errors_as_lines(*, as_json: bool = False) -> Iterator[None]:
-    """Show an error of ours as one line and a hint (or as JSON) and leave with its exit code; never a traceback."""
+    """Show an error as one line and a hint (or as JSON) and leave with its exit code; never a traceback."""
     try:
         yield
-    except SynDBError as error:
+    except (SystemExit, GeneratorExit, typer.Exit, typer.Abort):
+        raise
+    except BaseException as raised:
+        if was_interrupted(raised):
+            note("interrupted")
+            raise typer.Exit(130) from None
+        from syndb_common.daemon import first_error  # here, since it brings trio, which most commands do without
+
+        error = first_error(raised) or _unforeseen(raised)
         if as_json:
             show_json(error.to_body().model_dump())
         else:
@@ -75,9 +85,16 @@ def errors_as_lines(*, as_json: bool = False) -> Iterator[None]:
             if error.hint:
                 note(f"  {error.hint}")
         raise typer.Exit(error.exit_code) from None
-    except OSError as error:
-        note(f"error: {error}", "red")
-        raise typer.Exit(SynDBError.exit_code) from None
-    except KeyboardInterrupt:
-        note("interrupted")
-        raise typer.Exit(130) from None
+
+
+def was_interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C is what, or part of what, was raised."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(KeyboardInterrupt) is not None
+    return isinstance(error, KeyboardInterrupt)
+
+
+def _unforeseen(error: BaseException) -> SynDBError:
+    if isinstance(error, OSError):
+        return SynDBError(str(error))
+    return SynDBError(f"unexpected {type(error).__name__}: {error}", hint="Please report it.")

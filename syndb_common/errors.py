@@ -12,6 +12,7 @@ to. The message says what happened, the hint says what to do about it.
     │   │   ├── UnknownName       syql_unknown_name     400   exit 2
     │   │   └── NotSupported      syql_not_supported    400   exit 2
     │   ├── ConfigError           config_invalid        400   exit 2
+    │   ├── MethodNotAllowed      method_not_allowed    405   exit 2
     │   └── DataError             data_invalid          400   exit 3
     ├── Unauthenticated           unauthenticated       401   exit 4
     │   └── JoinRefused           join_refused          401   exit 4
@@ -23,6 +24,7 @@ to. The message says what happened, the hint says what to do about it.
     ├── TooManyRequests           too_many_requests     429   exit 7
     ├── Cancelled                 cancelled             409   exit 8
     ├── DeadlineExceeded          deadline_exceeded     504   exit 9
+    │   └── RequestTimeout        request_timeout       408   exit 9
     └── Unavailable               unavailable           503   exit 10
         ├── EngineUnavailable     engine_unavailable    503   exit 10
         ├── PeerUnavailable       peer_unavailable      503   exit 10
@@ -113,6 +115,12 @@ class ConfigError(InvalidRequest):
     code = "config_invalid"
 
 
+class MethodNotAllowed(InvalidRequest):
+    """The path of an HTTP request exists, the method does not."""
+
+    code, http_status = "method_not_allowed", 405
+
+
 class DataError(InvalidRequest):
     """Source data are damaged, incomplete or break a rule of the tables; nothing of them was published."""
 
@@ -177,6 +185,12 @@ class DeadlineExceeded(SynDBError):
     """The answer did not come in time. It does not say that nothing was executed."""
 
     code, http_status, exit_code = "deadline_exceeded", 504, 9
+
+
+class RequestTimeout(DeadlineExceeded):
+    """An HTTP request took longer than a request may; a job may take longer."""
+
+    code, http_status = "request_timeout", 408
 
 
 class Unavailable(SynDBError):

@@ -26,8 +26,8 @@ import trio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from syndb_common.errors import ConfigError, LimitExceeded, TooManyRequests
-from syndb_hub.http.problems import RequestTimeout, problem_response
+from syndb_common.errors import ConfigError, LimitExceeded, RequestTimeout, TooManyRequests
+from syndb_hub.http.problems import problem_response
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = structlog.get_logger("syndb_hub.http.access")

@@ -15,6 +15,7 @@ from syndb_common.errors import (
     ErrorBody,
     InvalidRequest,
     LimitExceeded,
+    MethodNotAllowed,
     NotFound,
     SynDBError,
     TooManyRequests,
@@ -28,18 +29,6 @@ class Problem(ErrorBody):
     """What went wrong: ``code`` is stable, ``hint`` says what to do; quote ``request_id`` in reports."""
 
     request_id: str = Field(default="", max_length=64)
-
-
-class MethodNotAllowed(SynDBError):
-    """The path exists, the method does not."""
-
-    code, http_status, exit_code = "method_not_allowed", 405, 2
-
-
-class RequestTimeout(SynDBError):
-    """The request took longer than a request may."""
-
-    code, http_status, exit_code = "request_timeout", 408, 9
 
 
 def problem_response(

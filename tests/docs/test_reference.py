@@ -31,7 +31,6 @@ from syndb_common.syql.plan import (
 from syndb_common.syql.resolve import AGGREGATES, SCALARS
 from syndb_common.tables import METADATA, TABLES
 from syndb_common.tables.versions import DatasetMetadata, PublishedVersion
-from syndb_hub.http.problems import MethodNotAllowed, RequestTimeout
 from syndb_hub.http.routes import OPERATIONS
 from tests.docs.pages import ROOT, prose, rows, text
 from tests.docs.settings_page import page as settings_page
@@ -57,7 +56,7 @@ MODELS: tuple[type[BaseModel], ...] = (
 
 
 def errors() -> Iterator[type[SynDBError]]:
-    pending: list[type[SynDBError]] = [SynDBError, MethodNotAllowed, RequestTimeout]
+    pending: list[type[SynDBError]] = [SynDBError]
     seen = set()
     while pending:
         kind = pending.pop()

@@ -103,6 +103,13 @@ ERRORS = sorted(
 )
 
 
+def test_a_request_that_took_too_long_is_no_answer_in_time(tmp_path: Path) -> None:
+    body = b'{"error": "the request took too long", "code": "request_timeout"}'
+    with answering(408, body) as url:
+        done = run("syndb", *QUERY, "--server-url", url, folder=tmp_path)
+    assert done.returncode == 9
+
+
 @pytest.mark.parametrize("kind", ERRORS)
 def test_the_hubs_errors_arrive_as_what_they_are(kind: type[errors.SynDBError]) -> None:
     body = kind("what happened", hint="what to do").to_body()
