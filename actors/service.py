@@ -7,6 +7,7 @@ the actor crashes and its supervisor starts a fresh one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import trio
 
@@ -22,19 +23,28 @@ class Service(Actor):
 
     Args:
         run: the part.
-        start_seconds: how long it may take until it works; beyond that the start counts as failed.
+        start_seconds: how long it may take until it works; beyond that the start counts as failed. The default is
+            more than any part allows itself, so that a part says why it does not start; at most ``start_timeout``.
     """
 
-    def __init__(self, run: Run, *, start_seconds: float = 30.0) -> None:
+    start_timeout: ClassVar[float] = 120.0
+
+    def __init__(self, run: Run, *, start_seconds: float = 90.0) -> None:
         self._run = run
         self._start_seconds = start_seconds
 
     async def on_start(self) -> None:
-        """Start the part and wait until it works."""
+        """Start the part and wait until it works.
+
+        Raises:
+            Unavailable: it did not in time.
+        """
         started = _Started()
         self.context.start_soon(self._serve, started)
-        with trio.fail_after(self._start_seconds):
+        with trio.move_on_after(self._start_seconds):
             await started.event.wait()
+            return
+        raise Unavailable(f"{self.context.name} did not work within {self._start_seconds:g} seconds of its start")
 
     async def _serve(self, started: _Started) -> None:
         await self._run(task_status=started)  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -21,11 +22,16 @@ from actors.runtime import (
 )
 from actors.runtime.testing import next_event
 from actors.service import Service
-from syndb_common.errors import Unavailable
+from syndb_common.engine.embedded import START_SECONDS, STOP_SECONDS
+from syndb_common.errors import EngineUnavailable, Unavailable
 
 
 def kept(run: Any, **options: Any) -> Supervisor:
     return Supervisor("root", [ChildSpec("part", partial(Service, run, **options))], backoff=Backoff(jitter=0))
+
+
+def never_restarted(run: Any, **options: Any) -> Supervisor:
+    return Supervisor("root", [ChildSpec("part", partial(Service, run, **options))], intensity=Intensity(restarts=0))
 
 
 async def test_a_service_has_started_once_its_part_works(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
@@ -56,17 +62,41 @@ async def test_a_part_that_ends_is_started_again(nursery: trio.Nursery, autojump
     assert len(starts) == 2
 
 
-async def test_a_part_that_never_works_fails_the_start(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("options", [{"start_seconds": 3}, {}])
+async def test_a_part_that_never_works_fails_the_start_and_is_named(
+    autojump_clock: MockClock, options: dict[str, float]
+) -> None:
     async def part(*, task_status: trio.TaskStatus[None]) -> None:
         await trio.sleep_forever()
 
-    never = Supervisor(
-        "root", [ChildSpec("part", partial(Service, part, start_seconds=3))], intensity=Intensity(restarts=0)
-    )
-    with pytest.RaisesGroup(RestartIntensityExceeded, flatten_subgroups=True):
+    with pytest.RaisesGroup(RestartIntensityExceeded, flatten_subgroups=True) as caught:
         async with trio.open_nursery() as nursery:
-            await nursery.start(run_tree, never)
-    assert trio.current_time() == pytest.approx(3, abs=0.1)
+            await nursery.start(run_tree, never_restarted(part, **options))
+    cause = caught.value.exceptions[0].__cause__
+    assert isinstance(cause, Unavailable)
+    assert re.search(r"part did not work within \d+ seconds", cause.message)
+    assert trio.current_time() == pytest.approx(options.get("start_seconds", 90), abs=0.1)
+
+
+async def test_an_engine_may_use_all_its_time_to_start(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    async def part(*, task_status: trio.TaskStatus[None]) -> None:
+        await trio.sleep(START_SECONDS)
+        task_status.started()
+        await trio.sleep_forever()
+
+    await nursery.start(run_tree, never_restarted(part))
+    assert trio.current_time() == pytest.approx(START_SECONDS)
+
+
+async def test_an_engine_that_does_not_start_says_so_itself(autojump_clock: MockClock) -> None:
+    async def part(*, task_status: trio.TaskStatus[None]) -> None:
+        await trio.sleep(START_SECONDS + STOP_SECONDS)
+        raise EngineUnavailable("the engine process did not answer")
+
+    with pytest.RaisesGroup(RestartIntensityExceeded, flatten_subgroups=True) as caught:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_tree, never_restarted(part))
+    assert isinstance(caught.value.exceptions[0].__cause__, EngineUnavailable)
 
 
 async def test_stopping_ends_the_part(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
