@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from enum import Enum
 
-from syndb_common.errors import Forbidden, TooManyRequests
+from syndb_common.errors import Forbidden, SynDBError, TooManyRequests
 from syndb_common.messages import (
     AnalyticsQuery,
     CancelQuery,
@@ -105,7 +105,7 @@ class Policy:
     Args:
         trust_of: what the daemon knows about a PeerId at this moment.
         table: trust each message needs.
-        limit: rate of messages that need no trust.
+        limit: rate of messages that need no trust, and of those that are refused.
     """
 
     def __init__(
@@ -124,14 +124,23 @@ class Policy:
 
         Raises:
             Forbidden: the message needs a trust this peer does not have, or has no entry in the table.
-            TooManyRequests: it needs none, and this peer or all together sent too many.
+            TooManyRequests: it needs none or is refused, and this peer or all together sent too many.
         """
         needed = self._table.get(kind)
         if needed is Trust.ANYONE:
             if not self._limit.admit(peer_id):
-                raise TooManyRequests("too many requests", hint="wait some seconds")
+                raise _too_many()
         elif needed is None or self._trust_of(peer_id) is not needed:
-            raise Forbidden(
+            refused = Forbidden(
                 f"{kind.__name__} is not accepted from this peer",
                 hint="a node has to join first and be active; a hub has to be the one the node pinned",
             )
+            raise self.refusal(peer_id, refused)
+
+    def refusal(self, peer_id: str, error: SynDBError) -> SynDBError:
+        """What a peer is told whose request is refused: the error, or that it sends too many of them."""
+        return error if self._limit.admit(peer_id) else _too_many()
+
+
+def _too_many() -> TooManyRequests:
+    return TooManyRequests("too many requests", hint="wait some seconds")

@@ -51,7 +51,7 @@ from syndb_common.errors import (
     TooManyRequests,
     Unavailable,
 )
-from syndb_common.messages import MESSAGES, PROTOCOL_VERSION, Message
+from syndb_common.messages import MESSAGES, PROTOCOL_VERSION, AnalyticsQuery, Message
 
 PROTOCOL = "/syndb/rpc/1"
 
@@ -63,11 +63,17 @@ SERVER_IDLE_SECONDS = 90.0
 
 CLIENT_IDLE_SECONDS = 45.0
 
-MAX_STREAMS_PER_PEER = 16
-"""Requests in flight from here to one peer; more wait, within their deadlines. Well below the receiver's limit."""
+MAX_QUERIES_PER_PEER = 40
+"""Queries in flight from here to one peer; more wait, within their deadlines."""
+MAX_CONTROLS_PER_PEER = 16
+"""The same for all other messages: pings and cancellations never wait behind queries. Together well below the 64
+streams that the receiver allows (:mod:`actors.remote.host`), which also counts streams that are being reset."""
 
 MAX_PEERS = 1024
 SEND_SECONDS = 10.0
+
+MAX_REFUSED_IN_A_ROW = 5
+"""After so many requests that were not let in, a stream is reset: who means well has learned by then."""
 
 OPEN_SECONDS = 2.0
 """For a new stream on a connection that stands: three small round trips. A daemon whose loop is stuck for longer is as
@@ -77,6 +83,15 @@ CONNECT_SECONDS = 5.0
 """For all addresses of a peer together, so that one who waits for long learns soon that nobody is there."""
 
 log = structlog.get_logger()
+
+
+class _Refused(Exception):
+    """A request that is not worked on, and what its sender is told."""
+
+    def __init__(self, request_id: bytes, error: SynDBError) -> None:
+        super().__init__(error.message)
+        self.request_id = request_id
+        self.error = error
 
 
 class RpcServer:
@@ -96,22 +111,40 @@ class RpcServer:
 
     async def _serve(self, stream: FrameStream) -> None:
         patience = FIRST_FRAME_SECONDS
-        while True:
+        refused = 0
+        while refused < MAX_REFUSED_IN_A_ROW:
             frame = await stream.receive(timeout=patience)
-            await stream.send(await self._answer(frame, stream.peer_id), timeout=SEND_SECONDS)
+            try:
+                answer = await self._answer(*self._admit(frame, stream.peer_id), stream.peer_id)
+                refused = 0
+            except _Refused as refusal:
+                answer = encode_error(refusal.request_id, refusal.error)
+                refused += 1
+            await stream.send(answer, timeout=SEND_SECONDS)
             patience = SERVER_IDLE_SECONDS
 
-    async def _answer(self, frame: bytes, peer_id: str) -> bytes:
-        """The response to one request, whatever happens."""
+    def _admit(self, frame: bytes, peer_id: str) -> tuple[Request, type[Message]]:
+        """The request in a frame, if the peer may send it now; every one that is refused counts against its rate."""
+        request_id = b""
         try:
             request = decode_request(frame)
+            request_id = request.id
+            kind = _kind(request)
         except InvalidRequest as error:
-            return encode_error(b"", error)
+            raise _Refused(request_id, self._policy.refusal(peer_id, error)) from None
+        try:
+            self._policy.admit(kind, peer_id)
+        except SynDBError as error:
+            raise _Refused(request_id, error) from None
+        return request, kind
+
+    async def _answer(self, request: Request, kind: type[Message], peer_id: str) -> bytes:
+        """The response to one request, whatever happens."""
         recent = self._recent_answers(peer_id)
         known = recent.find(request.id)
         if known is None:
             with recent.executing(request.id) as execution:
-                execution.answer = answer = await self._execute(request, peer_id)
+                execution.answer = answer = await self._execute(request, kind, peer_id)
             return answer
         with trio.move_on_after(request.seconds):
             await known.done.wait()
@@ -121,9 +154,9 @@ class RpcServer:
             return encode_error(request.id, Conflict("this request was executed and its answer is no longer kept"))
         return encode_error(request.id, DeadlineExceeded("this request is still being worked on"))
 
-    async def _execute(self, request: Request, peer_id: str) -> bytes:
+    async def _execute(self, request: Request, kind: type[Message], peer_id: str) -> bytes:
         try:
-            answer = encode_reply(request.id, await self._ask(request, peer_id))
+            answer = encode_reply(request.id, await self._ask(request, kind, peer_id))
         except SynDBError as error:
             return encode_error(request.id, error)
         except ActorError as error:
@@ -139,16 +172,7 @@ class RpcServer:
             return encode_error(request.id, too_large)
         return encode_error(request.id, SynDBError("internal error", hint="the other daemon's log says more"))
 
-    async def _ask(self, request: Request, peer_id: str) -> BaseModel:
-        kind = MESSAGES.get(request.type)
-        if kind is None:
-            raise InvalidRequest(f"unknown message {request.type!r}", hint="is the daemon that asks newer?")
-        if not PROTOCOL_VERSION - 1 <= request.version <= PROTOCOL_VERSION:
-            raise InvalidRequest(
-                f"protocol version {request.version} is not spoken here",
-                hint="hub and node may differ by one version; upgrade the older one",
-            )
-        self._policy.admit(kind, peer_id)
+    async def _ask(self, request: Request, kind: type[Message], peer_id: str) -> BaseModel:
         try:
             message = kind.model_validate(request.body)
         except ValidationError as error:
@@ -174,9 +198,12 @@ class RpcServer:
 class RpcClient:
     """Sends requests to other daemons, on streams it keeps open."""
 
-    def __init__(self, host: Host, *, max_streams_per_peer: int = MAX_STREAMS_PER_PEER) -> None:
+    def __init__(
+        self, host: Host, *, max_queries: int = MAX_QUERIES_PER_PEER, max_controls: int = MAX_CONTROLS_PER_PEER
+    ) -> None:
         self._host = host
-        self._max_streams = max_streams_per_peer
+        self._max_queries = max_queries
+        self._max_controls = max_controls
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
 
     async def ask(
@@ -213,7 +240,7 @@ class RpcClient:
         request_id = secrets.token_bytes(ID_BYTES)
         try:
             with trio.fail_at(deadline):
-                async with peer.places:
+                async with peer.places(message):
                     frame = encode_request(request_id, message, seconds=_left(deadline), trace=trace)
                     answer = await self._exchange(peer, addresses, frame, deadline, again=message.idempotent)
         except trio.TooSlowError:
@@ -273,9 +300,9 @@ class RpcClient:
     def _peer(self, peer_id: str) -> _Peer:
         peer = self._peers.get(peer_id)
         if peer is None:
-            peer = self._peers[peer_id] = _Peer(peer_id, self._max_streams)
+            peer = self._peers[peer_id] = _Peer(peer_id, self._max_queries, self._max_controls)
             if len(self._peers) > MAX_PEERS:
-                unused = next((other for other in self._peers.values() if not other.places.borrowed_tokens), peer)
+                unused = next((other for other in self._peers.values() if not other.busy), peer)
                 self._drop(self._peers.pop(unused.id).take_all())
         self._peers.move_to_end(peer_id)
         return peer
@@ -288,12 +315,22 @@ class RpcClient:
 class _Peer:
     """The streams kept to one peer, newest last, and how many requests may be under way."""
 
-    __slots__ = ("_idle", "id", "places")
+    __slots__ = ("_controls", "_idle", "_queries", "id")
 
-    def __init__(self, peer_id: str, max_streams: int) -> None:
+    def __init__(self, peer_id: str, max_queries: int, max_controls: int) -> None:
         self.id = peer_id
-        self.places = trio.CapacityLimiter(max_streams)
+        self._queries = trio.CapacityLimiter(max_queries)
+        self._controls = trio.CapacityLimiter(max_controls)
         self._idle: list[tuple[float, FrameStream]] = []
+
+    def places(self, message: Message) -> trio.CapacityLimiter:
+        """Where this message waits for its turn."""
+        return self._queries if isinstance(message, AnalyticsQuery) else self._controls
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way."""
+        return bool(self._queries.borrowed_tokens or self._controls.borrowed_tokens)
 
     def take(self) -> tuple[FrameStream | None, list[FrameStream]]:
         """The stream used last, if it can be used again, and those that cannot."""
@@ -348,6 +385,18 @@ class RemoteRef(ActorRef):
             NotSupported: always.
         """
         raise NotSupported(f"{self.name!r} is at another daemon: ask it, and ignore the answer")
+
+
+def _kind(request: Request) -> type[Message]:
+    kind = MESSAGES.get(request.type)
+    if kind is None:
+        raise InvalidRequest(f"unknown message {request.type!r}", hint="is the daemon that asks newer?")
+    if not PROTOCOL_VERSION - 1 <= request.version <= PROTOCOL_VERSION:
+        raise InvalidRequest(
+            f"protocol version {request.version} is not spoken here",
+            hint="hub and node may differ by one version; upgrade the older one",
+        )
+    return kind
 
 
 def _left(deadline: float) -> float:

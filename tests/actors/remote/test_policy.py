@@ -1,7 +1,7 @@
 import pytest
 
 from actors.remote.policy import RPC_POLICY, Policy, RateLimit, Trust
-from syndb_common.errors import Forbidden, TooManyRequests
+from syndb_common.errors import Forbidden, InvalidRequest, TooManyRequests
 from syndb_common.messages import MESSAGES, CatalogAnnouncement, HealthPing, JoinRequest, Message
 
 
@@ -63,6 +63,21 @@ def test_one_peer_is_limited_and_recovers():
     policy.admit(JoinRequest, "peer")
     with pytest.raises(TooManyRequests):
         policy.admit(JoinRequest, "peer")
+
+
+def test_what_is_refused_counts_against_the_rate_of_its_sender():
+    clock = Clock()
+    policy = Policy(lambda peer: Trust.ANYONE, limit=RateLimit(rate=1, burst=3, clock=clock))
+    for _ in range(2):
+        with pytest.raises(Forbidden):
+            policy.admit(HealthPing, "peer")
+    unreadable = InvalidRequest("not a request")
+    assert policy.refusal("peer", unreadable) is unreadable
+    assert isinstance(policy.refusal("peer", unreadable), TooManyRequests)
+    for kind in (HealthPing, JoinRequest):
+        with pytest.raises(TooManyRequests):
+            policy.admit(kind, "peer")
+    assert policy.refusal("another peer", unreadable) is unreadable
 
 
 def test_many_new_peers_together_are_limited():

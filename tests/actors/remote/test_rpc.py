@@ -1,5 +1,6 @@
 import secrets
 import struct
+from functools import partial
 from uuid import UUID, uuid4
 
 import msgpack
@@ -7,8 +8,18 @@ import pytest
 import trio
 
 from actors.remote.envelope import decode_response, encode_request
+from actors.remote.frames import StreamEnded
+from actors.remote.host import MAX_STREAMS_PER_PEER
 from actors.remote.policy import Policy, Trust
-from actors.remote.rpc import PROTOCOL, RemoteRef, RpcClient, RpcServer
+from actors.remote.rpc import (
+    MAX_CONTROLS_PER_PEER,
+    MAX_QUERIES_PER_PEER,
+    MAX_REFUSED_IN_A_ROW,
+    PROTOCOL,
+    RemoteRef,
+    RpcClient,
+    RpcServer,
+)
 from actors.runtime import Actor, ActorRef, ChildSpec, Delegated, Supervisor, handle, run_tree
 from syndb_common.errors import (
     DeadlineExceeded,
@@ -22,6 +33,8 @@ from syndb_common.errors import (
 )
 from syndb_common.messages import (
     Acknowledged,
+    AnalyticsQuery,
+    AnalyticsResult,
     CancelQuery,
     CatalogAnnouncement,
     DatasetCatalogRequest,
@@ -33,6 +46,7 @@ from syndb_common.messages import (
     SchemaMigration,
     SchemaSync,
 )
+from syndb_common.syql import parse, plan
 
 MISSING, FOREVER, CRASH, WRONG_REPLY = (UUID(int=number) for number in range(4))
 
@@ -73,6 +87,10 @@ class Node(Actor):
         return Acknowledged()
 
     @handle
+    async def query(self, message: AnalyticsQuery) -> AnalyticsResult:
+        return self.context.delegate(trio.sleep_forever)
+
+    @handle
     async def endpoint(self, message: GetFlightEndpoint) -> FlightEndpoint:
         return FlightEndpoint(location="grpc://here", certificate="x" * 2_000_000)
 
@@ -84,8 +102,9 @@ class Pair:
         self.server, self.client = server, client
         self.trust = Trust.HUB
         routes = {HealthPing: actor, CancelQuery: actor, GetFlightEndpoint: actor, CatalogAnnouncement: actor}
+        routes[AnalyticsQuery] = actor
         RpcServer(server, Policy(lambda peer_id: self.trust), routes)
-        self.rpc = RpcClient(client, max_streams_per_peer=4)
+        self.rpc = RpcClient(client, max_queries=3, max_controls=4)
         self.ref: ActorRef = RemoteRef(self.rpc, server.peer_id, lambda: server.addresses, "node")
 
     async def raw(self, payload: bytes) -> bytes:
@@ -209,6 +228,41 @@ async def test_joining_is_open_to_anyone_and_rate_limited(pair):
         refusals.append(type(refused.value))
     assert refusals[0] is NotSupported, "it passed the policy; this server has no actor for it"
     assert refusals[-1] is TooManyRequests
+
+
+async def test_queries_leave_places_for_pings_and_cancellations(pair, nursery):
+    waiting = plan(parse("SELECT COUNT(*) AS n FROM synapses"), [])
+    for _ in range(5):
+        question = AnalyticsQuery(query_id=uuid4(), plan=waiting, seconds=30)
+        nursery.start_soon(partial(pair.ref.ask, question, timeout=30))
+    await trio.sleep(0.3)
+    assert await pair.ref.ask(HealthPing(clock=0), timeout=5)
+    assert isinstance(await pair.ref.ask(CancelQuery(query_id=uuid4()), timeout=5), Acknowledged)
+    nursery.cancel_scope.cancel()
+
+
+def test_all_places_for_one_peer_fit_into_what_its_host_allows():
+    assert MAX_QUERIES_PER_PEER + MAX_CONTROLS_PER_PEER < MAX_STREAMS_PER_PEER
+
+
+@pytest.mark.parametrize("what", ["unreadable", "unknown", "forbidden"])
+async def test_a_stream_that_carries_nothing_but_refusals_is_reset(pair, what):
+    pair.trust = Trust.MEMBER
+    bad = {"unreadable": lambda: b"", "unknown": lambda: request(type="X"), "forbidden": request}[what]
+    await pair.client.connect(pair.server.peer_id, pair.server.addresses, timeout=5)
+    stream = await pair.client.open_stream(pair.server.peer_id, PROTOCOL, timeout=5)
+    for _ in range(MAX_REFUSED_IN_A_ROW):
+        await stream.send(bad(), timeout=5)
+        assert "error" in msgpack.unpackb(await stream.receive(timeout=5))
+    with pytest.raises(StreamEnded):
+        await stream.receive(timeout=5)
+    assert not pair.server.counters["handler_failures"]
+
+
+async def test_what_is_refused_is_rate_limited(pair):
+    pair.trust = Trust.MEMBER
+    codes = [msgpack.unpackb(await pair.raw(request(type="X")))["error"]["code"] for _ in range(15)]
+    assert (codes[0], codes[-1]) == ("invalid_request", "too_many_requests")
 
 
 def request(**changes):
