@@ -7,8 +7,11 @@ that a killed node costs a few seconds and not the caller's whole deadline.
 from __future__ import annotations
 
 import contextlib
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 import pyarrow as pa
@@ -18,10 +21,17 @@ import trio
 from actors.directory import Cluster, Directory
 from actors.runtime import ActorRef
 from syndb_common.engine.interface import Engine, Limits
-from syndb_common.errors import DataError, DeadlineExceeded, IncompleteResult, PeerUnavailable, SynDBError
+from syndb_common.errors import (
+    DataError,
+    DeadlineExceeded,
+    IncompleteResult,
+    LimitExceeded,
+    PeerUnavailable,
+    SynDBError,
+)
 from syndb_common.flight import client as flight
 from syndb_common.messages import AnalyticsQuery, AnalyticsResult, CancelQuery, FlightEndpoint
-from syndb_common.syql import conform, needs_care, partial_schema, to_clickhouse
+from syndb_common.syql import Plan, conform, needs_care, partial_schema, to_clickhouse
 from syndb_hub.federation.service import NodeOutcome
 from syndb_hub.federation.targets import Target
 
@@ -31,6 +41,14 @@ LEAST_SECONDS = 0.001
 """What is left of a deadline that has just passed: the enclosing one ends the wait."""
 CANCEL_SECONDS = 2.0
 """How long telling a node to stop may take; it notices the closed stream by itself as well."""
+CHECKED_HERE_BYTES = 1024**2
+"""A part up to this size is checked in well under a millisecond; a larger one in a thread."""
+MAX_READERS = 16
+"""Parts read at once, over all queries."""
+_readers = trio.CapacityLimiter(MAX_READERS)
+MAX_CHECKERS = 2
+"""Large parts checked at once; more would not be faster."""
+_checkers = trio.CapacityLimiter(MAX_CHECKERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +60,48 @@ class Part:
     error: SynDBError | None = None
 
 
+class Budget:
+    """Bytes that all parts of one query may have together. May be drawn on from any thread."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._spent = 0
+        self._lock = threading.Lock()
+
+    @property
+    def left(self) -> int:
+        """Bytes not yet spent."""
+        return max(self._max_bytes - self._spent, 0)
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether more came than may."""
+        return self._spent > self._max_bytes
+
+    def spend(self, size: int) -> None:
+        """Count what has come.
+
+        Raises:
+            LimitExceeded: it is more than all parts may have together.
+        """
+        with self._lock:
+            self._spent += size
+        if self.exceeded:
+            raise self.error()
+
+    def give_back(self, size: int) -> None:
+        """Count no more what was thrown away."""
+        with self._lock:
+            self._spent -= size
+
+    def error(self) -> LimitExceeded:
+        """What the query is told."""
+        return LimitExceeded(
+            f"the parts of the answer are larger than {self._max_bytes} bytes together",
+            hint="Aggregate, add LIMIT, or select fewer data sets.",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class FanOut:
     """Asks holders for their parts.
@@ -50,7 +110,7 @@ class FanOut:
         directory: whose health ends the wait for a node.
         warehouse: the hub's own engine.
         peer: makes the reference to a node.
-        max_bytes: largest part that is accepted from one holder.
+        max_bytes: what all parts of one query may have together.
         suspect: told of a node that did not answer, so that its health is checked at once.
     """
 
@@ -61,26 +121,37 @@ class FanOut:
     suspect: Callable[[UUID], None] = lambda cluster_id: None
 
     async def ask(self, targets: Sequence[Target], query_id: UUID, seconds: float) -> list[Part]:
-        """One part per target, in their order; errors of single parts are in the parts."""
-        parts: dict[int, Part] = {}
+        """One part per target, in their order; errors of single parts are in the parts.
 
-        async def one(index: int, target: Target) -> None:
-            parts[index] = await self._part(target, query_id, seconds)
+        Raises:
+            LimitExceeded: the parts are too large together. It ends the work at every holder.
+        """
+        parts: dict[int, Part] = {}
+        budget = Budget(self.max_bytes)
 
         async with trio.open_nursery() as nursery:
+
+            async def one(index: int, target: Target) -> None:
+                parts[index] = await self._part(target, query_id, seconds, budget)
+                if budget.exceeded:
+                    nursery.cancel_scope.cancel()
+
             for index, target in enumerate(targets):
                 nursery.start_soon(one, index, target)
+        if budget.exceeded:
+            raise budget.error()
         return [parts[index] for index in range(len(targets))]
 
-    async def _part(self, target: Target, query_id: UUID, seconds: float) -> Part:
+    async def _part(self, target: Target, query_id: UUID, seconds: float, budget: Budget) -> Part:
         began = trio.current_time()
         try:
             with trio.fail_after(seconds):
-                part = await self._ask(target, query_id, seconds)
-                if needs_care(part.table):
+                part = await self._ask(target, query_id, seconds, budget)
+                if part.table is not None and needs_care(part.table):
+                    budget.give_back(part.table.nbytes)
                     careful = Target(target.cluster, target.plan.model_copy(update={"careful": True}))
                     left = max(seconds - (trio.current_time() - began), LEAST_SECONDS)
-                    part = await self._ask(careful, query_id, left)
+                    part = await self._ask(careful, query_id, left, budget)
                 return part
         except trio.TooSlowError:
             error: SynDBError = DeadlineExceeded(f"no answer within {seconds:g} s")
@@ -98,21 +169,22 @@ class FanOut:
         )
         return Part(outcome, error=error)
 
-    async def _ask(self, target: Target, query_id: UUID, seconds: float) -> Part:
+    async def _ask(self, target: Target, query_id: UUID, seconds: float, budget: Budget) -> Part:
         if target.cluster is None:
-            return await self._own(target, query_id, seconds)
-        return await self._remote(target, target.cluster, query_id, seconds)
+            return await self._own(target, query_id, seconds, budget)
+        return await self._remote(target, target.cluster, query_id, seconds, budget)
 
-    async def _own(self, target: Target, query_id: UUID, seconds: float) -> Part:
+    async def _own(self, target: Target, query_id: UUID, seconds: float, budget: Budget) -> Part:
         limits = Limits(seconds=seconds, result_bytes=self.max_bytes)
         answer = await self.warehouse.query(to_clickhouse(target.plan, "node"), limits=limits, query_id=str(query_id))
-        table = conform(partial_schema(target.plan), answer.table)
+        budget.spend(answer.table.nbytes)
+        table = await _checked(target.plan, answer.table)
         return _answered(target, table, answer.scan.seconds, answer.scan.rows, answer.scan.bytes)
 
-    async def _remote(self, target: Target, cluster: Cluster, query_id: UUID, seconds: float) -> Part:
+    async def _remote(self, target: Target, cluster: Cluster, query_id: UUID, seconds: float, budget: Budget) -> Part:
         began = trio.current_time()
         peer = self.peer(cluster)
-        finished = False
+        stop = True
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._fail_when_unroutable, cluster)
@@ -120,19 +192,24 @@ class FanOut:
                 result: AnalyticsResult = await peer.ask(question, timeout=seconds)
                 left = max(seconds - (trio.current_time() - began), LEAST_SECONDS)
                 with _damage():
-                    table = conform(partial_schema(target.plan), await self._fetch(cluster, result, left))
-                finished = True
+                    table = await _checked(target.plan, await self._fetch(cluster, result, left, budget))
+                stop = False
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            raise _single(group) from None
+            error = _single(group)
+            # Who is gone cannot be told to stop, and trying would cost the query its time; a closed stream ends the
+            # work at the node as well.
+            stop = not isinstance(error, PeerUnavailable)
+            raise error from None
         finally:
-            if not finished:
+            if stop:
                 await _cancel(peer, query_id)
         spent = trio.current_time() - began
         return _answered(target, table, spent, result.scanned_rows, result.scanned_bytes)
 
-    async def _fetch(self, cluster: Cluster, result: AnalyticsResult, seconds: float) -> pa.Table:
+    async def _fetch(self, cluster: Cluster, result: AnalyticsResult, seconds: float, budget: Budget) -> pa.Table:
         if result.inline is not None:
+            budget.spend(len(result.inline))
             with pa.ipc.open_stream(result.inline) as reader:
                 return reader.read_all()
         if result.endpoint is None or result.endpoint.ticket is None:
@@ -142,11 +219,34 @@ class FanOut:
         endpoint = FlightEndpoint(
             location=registered.flight, certificate=registered.flight_certificate, ticket=result.endpoint.ticket
         )
-        return await flight.fetch(endpoint, seconds=seconds, max_bytes=self.max_bytes)
+        reading = flight.Reading(endpoint, seconds=seconds, max_bytes=sys.maxsize)  # the budget counts
+        try:
+            read = partial(_read, reading, budget)
+            return await trio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=_readers)
+        except trio.Cancelled:
+            reading.cancel()
+            raise
 
     async def _fail_when_unroutable(self, cluster: Cluster) -> None:
         cause = await self.directory.wait_unroutable(cluster.record.id)
         raise PeerUnavailable(f"the node stopped answering: {cause}")
+
+
+def _read(reading: flight.Reading, budget: Budget) -> pa.Table:
+    """A whole result, every batch counted as it comes; blocks."""
+    batches = []
+    for batch in reading.batches():
+        budget.spend(batch.nbytes)
+        batches.append(batch)
+    return pa.Table.from_batches(batches, schema=reading.schema)
+
+
+async def _checked(plan: Plan, table: pa.Table) -> pa.Table:
+    """The part, if it is sound and what was asked for (:func:`syndb_common.syql.conform`)."""
+    check = partial(conform, partial_schema(plan), table)
+    if table.nbytes <= CHECKED_HERE_BYTES:
+        return check()
+    return await trio.to_thread.run_sync(check, abandon_on_cancel=True, limiter=_checkers)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,14 @@ from trio.testing import MockClock
 from actors.analytics_delegate import to_ipc
 from actors.directory import Cluster, Directory, Health
 from syndb_common.engine.interface import Answer, Scan
-from syndb_common.errors import EngineUnavailable, IncompleteResult, PeerUnavailable, PolicyRefused, SynDBError
+from syndb_common.errors import (
+    EngineUnavailable,
+    IncompleteResult,
+    LimitExceeded,
+    PeerUnavailable,
+    PolicyRefused,
+    SynDBError,
+)
 from syndb_common.messages import Acknowledged, AnalyticsQuery, AnalyticsResult, CancelQuery, FlightEndpoint
 from syndb_common.syql import Plan, parse, partial_schema, plan
 from syndb_hub.federation import fan_out
@@ -145,14 +153,18 @@ async def test_a_node_that_is_deactivated_while_it_answers_is_not_waited_for(
 
 
 async def test_a_node_that_is_not_waited_for_any_more_is_told_to_stop(autojump_clock: MockClock) -> None:
-    federation = Federation(a=never, b=fails(PeerUnavailable("closed the stream")), c=lambda message: inline(part()))
+    federation = Federation(a=never, b=lambda message: inline(part()))
     await federation.ask()
-    asked = {name: peer.asked for name, peer in federation.peers.items()}
-    for name in ("a", "b"):
-        question, cancel = asked[name]
-        assert isinstance(cancel, CancelQuery)
-        assert cancel.query_id == question.query_id
-    assert len(asked["c"]) == 1
+    question, cancel = federation.peers["a"].asked
+    assert isinstance(cancel, CancelQuery)
+    assert cancel.query_id == question.query_id
+    assert len(federation.peers["b"].asked) == 1
+
+
+async def test_a_node_that_is_gone_is_not_told_to_stop() -> None:
+    federation = Federation(a=fails(PeerUnavailable("cannot be reached")))
+    await federation.ask()
+    assert federation.peers["a"].count(CancelQuery) == 0
 
 
 async def test_telling_a_dead_node_to_stop_holds_nobody_up(autojump_clock: MockClock) -> None:
@@ -234,17 +246,68 @@ async def test_a_ticket_is_redeemed_only_at_the_address_the_node_registered() ->
     elsewhere = FlightEndpoint(location="grpc+tls://192.0.2.1:1", certificate="pem", ticket=b"ticket")
     seen: list[FlightEndpoint] = []
 
-    async def fetch(endpoint: FlightEndpoint, **options: Any) -> pa.Table:
-        seen.append(endpoint)
-        return part()
+    class Reading:
+        schema = part().schema
+
+        def __init__(self, endpoint: FlightEndpoint, **options: Any) -> None:
+            seen.append(endpoint)
+
+        def batches(self) -> list[pa.RecordBatch]:
+            found: list[pa.RecordBatch] = part().to_batches()
+            return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fan_out.flight, "fetch", fetch)
+        patch.setattr(fan_out.flight, "Reading", Reading)
         federation = Federation(a=lambda message: AnalyticsResult(endpoint=elsewhere))
         parts = await federation.ask()
     registered = federation.nodes["a"].record.endpoints
     assert (seen[0].location, seen[0].ticket) == (registered.flight, b"ticket")
     assert parts["a"].outcome.status == "answered"
+
+
+async def test_parts_that_are_too_large_together_end_the_query_at_every_node(autojump_clock: MockClock) -> None:
+    federation = Federation(a=lambda message: inline(part()), b=lambda message: inline(part()), c=never)
+    size = len(to_ipc(part()))
+    within = replace(federation.fan_out, max_bytes=2 * size)
+    targets = [Target(node, COUNT) for node in federation.nodes.values()]
+    assert [each.outcome.status for each in await within.ask(targets, uuid4(), SECONDS)][:2] == ["answered"] * 2
+    asked = federation.peers["c"].count(CancelQuery)
+    began = trio.current_time()
+    with pytest.raises(LimitExceeded, match="together") as exceeded:
+        await replace(federation.fan_out, max_bytes=2 * size - 1).ask(targets, uuid4(), SECONDS)
+    assert "LIMIT" in exceeded.value.hint
+    assert trio.current_time() - began < 1
+    assert federation.peers["c"].count(CancelQuery) == asked + 1
+
+
+async def test_a_limit_that_one_node_reached_concerns_its_part_only() -> None:
+    federation = Federation(a=fails(LimitExceeded("too many rows")), b=lambda message: inline(part()))
+    parts = await federation.ask()
+    assert {name: each.outcome.status for name, each in parts.items()} == {"a": "failed", "b": "answered"}
+
+
+async def test_the_hubs_own_part_counts_too() -> None:
+    federation = Federation(a=lambda message: inline(part()))
+    targets = [Target(federation.nodes["a"], COUNT), Target(None, COUNT)]
+    with pytest.raises(LimitExceeded):
+        await replace(federation.fan_out, max_bytes=len(to_ipc(part()))).ask(targets, uuid4(), SECONDS)
+
+
+@pytest.mark.parametrize(("rows", "elsewhere"), [(1, False), (500_000, True)])
+async def test_a_large_part_is_checked_beside_the_loop(
+    rows: int, elsewhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def conform(expected: pa.Schema, found: pa.Table) -> pa.Table:
+        threads.append(threading.current_thread())
+        return found
+
+    monkeypatch.setattr(fan_out, "conform", conform)
+    large = pa.table([pa.array([7] * rows, part().schema.types[0])], part().schema)
+    federation = Federation(own=large)
+    await federation.ask(own=True)
+    assert [thread is not threading.current_thread() for thread in threads] == [elsewhere]
 
 
 async def test_a_part_that_lost_digits_is_asked_for_again_with_care_and_once() -> None:
