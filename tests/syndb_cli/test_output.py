@@ -39,9 +39,6 @@ def test_a_line_break_in_a_value_makes_no_second_row(capsys: pytest.CaptureFixtu
 
 
 IN_A_GROUP = BaseExceptionGroup("", [BaseExceptionGroup("", [KeyboardInterrupt(), NotFound("x")])])
-    KeyboardInterrupt(),
-    BaseExceptionGroup("", [BaseExceptionGroup("", [KeyboardInterrupt(), NotFound("x")])]),
-]
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt(), IN_A_GROUP], ids=["alone", "in a group"])
