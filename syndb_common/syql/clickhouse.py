@@ -186,15 +186,16 @@ class _Statement:
         carriers = self._carriers()
         by_group = self.careful and bool(carriers)
         moments = [state for state in self.states if state.merge is Merge.MOMENTS]
-        inner = exp.select(*(_as(sql, name) for name, sql in carriers)).from_(self._source()).where(self._filter())
+        columns = [_as(sql, name) for name, sql in carriers]
+        columns += [sql for state in self.states for sql in self._reduced(state)]
+        inner = exp.select(*columns, copy=False).from_(self._source()).where(self._filter(), copy=False)
         if by_group and moments:
             inner = grouped_pivots(
                 inner, carriers, [(s, self._argument(s)) for s in moments], self._source(), self._filter()
             )
-        for state in self.states:
-            inner = inner.select(*self._reduced(state))
-            if state.merge is Merge.MOMENTS and not by_group:
-                pivot = whole_pivot if self.careful else sample_pivot
+        elif moments:
+            pivot = whole_pivot if self.careful else sample_pivot
+            for state in moments:
                 argument = self._argument(state)
                 inner = pivot(inner, state, argument, self._source(), self._filter(call("isFinite", argument)))
         if carriers:

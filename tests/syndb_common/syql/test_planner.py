@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from syndb_common.errors import NotSupported, SyQLError, UnknownName
-from syndb_common.syql import Plan, parse, plan
+from syndb_common.syql import Plan, parse, plan, to_clickhouse
 from syndb_common.syql.plan import AttributeRef, ColumnRef
 from syndb_common.tables import TABLES
 from syndb_common.tables.identity import dataset_id
@@ -281,3 +281,9 @@ def test_conditions_on_metadata_are_bounded_by_the_catalogue(catalogue: list[Pub
         plan(parse(text), catalogue * 500)
     listed = ", ".join(f"'{i}'" for i in range(9000))
     assert plan(parse(f"FROM neurons WHERE sex IN ({listed})"), catalogue * 500).datasets == ()
+
+
+def test_compiling_grows_with_the_number_of_sums_and_not_with_its_square(planned: Planned) -> None:
+    sums = " OR ".join(f"SUM(synapse_count + {i}) > 0" for i in range(1900))
+    sql = to_clickhouse(planned(f"SELECT COUNT(*) FROM synapses HAVING {sums}"), "node")
+    assert sql.count("sum(toInt128(") == 1900
