@@ -12,7 +12,8 @@ from syndb_common.errors import Cancelled, LimitExceeded, SynDBError, SyQLError,
 
 _MESSAGE = re.compile(r"Code: (?P<code>\d+)\. DB::\w+: (?P<text>.*)", re.DOTALL)
 _TAIL = re.compile(
-    r":? (?:Expected one of|In scope|While executing|while executing|In query|\(in query:|Stack trace|\(version) .*", re.DOTALL
+    r":? (?:Expected one of|In scope|While executing|while executing|In query|\(in query:|Stack trace|\(version) .*",
+    re.DOTALL,
 )
 _NAME = re.compile(r"\.? \([A-Z_]+\)$")
 _TIME, _MEMORY, _CANCELLED = 159, 241, 394
