@@ -8,23 +8,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 
 import pyarrow as pa
 from sqlglot import exp
 
-from actors.directory import Cluster, Directory
+from actors.directory import HUB, Cluster, Directory
 from syndb_common.engine.interface import Engine, Limits
 from syndb_common.errors import InvalidRequest, SynDBError, Unavailable
 from syndb_common.syql import Plan, Query, Scope, parse, partial_schema, plan, to_clickhouse
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.federation.fan_out import FanOut, Part
-from syndb_hub.federation.service import Answered, Explanation, Provenance, QueryTarget, Require, VersionRead
+from syndb_hub.federation.service import (
+    Answered,
+    Explanation,
+    NodeOutcome,
+    Provenance,
+    QueryTarget,
+    Require,
+    VersionRead,
+)
 from syndb_hub.federation.targets import Holding, Targets, assign, check_names, visible
 
 LARGE_RESULT_ROWS = 1_000_000
 """Row queries whose data sets hold more rows than this get an advisory."""
+LEAST_MERGE_SECONDS = 1.0
+"""What merging may take however late the last part came: the parts were the expensive half."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,7 @@ class FederatedQueries:
     ) -> None:
         self._directory = directory
         self._own = own
+        self._last_own: Sequence[PublishedVersion] | None = None
         self._fan_out = fan_out
         self._merger = merger
         self._delegation_seconds = delegation_seconds
@@ -103,9 +114,8 @@ class FederatedQueries:
         _check_enough(parts, planned.targets, require)
         tables = [part.table for part in parts if part.table is not None]
         partials = pa.concat_tables(tables) if tables else partial_schema(planned.plan).empty_table()
-        merged = await self._merger.merge(
-            to_clickhouse(planned.plan, "hub"), partials, limits=Limits(seconds=max(1.0, seconds))
-        )
+        left = max(LEAST_MERGE_SECONDS, seconds - (time.monotonic() - began))
+        merged = await self._merger.merge(to_clickhouse(planned.plan, "hub"), partials, limits=Limits(seconds=left))
         outcomes = [part.outcome for part in parts] + list(planned.targets.skipped)
         answered = {outcome.cluster for outcome in outcomes if outcome.status == "answered"}
         holdings = planned.targets.holdings
@@ -127,13 +137,28 @@ class FederatedQueries:
     async def _plan(self, text: str, scope: Scope | None, cluster_ids: Sequence[UUID] | None) -> Planned:
         query = parse(text)
         agreed = _agree(query, scope)
-        own = await self._own() if agreed is not Scope.REMOTE else ()
+        own, unknown = await self._own_versions(agreed)
         holdings = visible(self._directory, own, agreed, cluster_ids)
         planned = plan(query, [holding.version for holding in holdings])
         targets = assign(planned, holdings, self._in_scope(agreed, cluster_ids))
         if not _selects_by_id(query):
             check_names(targets.holdings)
+        if unknown is not None:
+            targets = replace(targets, skipped=(*targets.skipped, unknown))
         return Planned(planned, agreed, targets)
+
+    async def _own_versions(self, scope: Scope) -> tuple[Sequence[PublishedVersion], NodeOutcome | None]:
+        """What the hub publishes, as last known while its engine is away; and the outcome if that is not known."""
+        if scope is Scope.REMOTE:
+            return (), None
+        try:
+            self._last_own = await self._own()
+        except Unavailable as error:
+            if self._last_own is None:
+                if scope is Scope.LOCAL:
+                    raise
+                return (), NodeOutcome(cluster=HUB, status="skipped", cause=error.message, code=error.code)
+        return self._last_own, None
 
     def _in_scope(self, scope: Scope, cluster_ids: Sequence[UUID] | None) -> list[Cluster]:
         if scope is Scope.LOCAL:

@@ -14,9 +14,11 @@ import trio
 from actors.analytics_delegate import to_ipc
 from actors.directory import Cluster, Directory, Health
 from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.interface import Answer, Limits, Scan
 from syndb_common.errors import (
     Conflict,
     DeadlineExceeded,
+    EngineUnavailable,
     InvalidRequest,
     NotFound,
     PeerUnavailable,
@@ -28,6 +30,7 @@ from syndb_common.errors import (
 from syndb_common.messages import Acknowledged, AnalyticsQuery, AnalyticsResult, CancelQuery
 from syndb_common.syql import Scope, partial_schema
 from syndb_common.tables.versions import PublishedVersion
+from syndb_hub.federation import queries
 from syndb_hub.federation.fan_out import FanOut
 from syndb_hub.federation.queries import LARGE_RESULT_ROWS, FederatedQueries
 from tests.actors.federation_parts import Peer, cluster, published
@@ -42,7 +45,7 @@ class Federation:
         self.directory = Directory()
         self.answers: dict[str, int | SynDBError] = {}
         self.questions: list[AnalyticsQuery] = []
-        self.own: Sequence[PublishedVersion] = ()
+        self.own: Sequence[PublishedVersion] | SynDBError = ()
         engine: Any = merger
         self.queries = FederatedQueries(
             directory=self.directory,
@@ -60,6 +63,8 @@ class Federation:
 
     async def _own(self) -> Sequence[PublishedVersion]:
         await trio.lowlevel.checkpoint()
+        if isinstance(self.own, SynDBError):
+            raise self.own
         return self.own
 
     def _peer(self, node: Cluster) -> Peer:
@@ -144,6 +149,63 @@ async def test_two_data_sets_of_one_name_are_not_pooled_unless_selected_by_id(fe
     assert federation.questions == []
     assert rows(await federation.run(f"{by_name} AND dataset_id = '{namesake.dataset_id}'")) == [{"n": 4}]
     assert rows(await federation.run(by_name, cluster_ids=[worm.record.id])) == [{"n": 3}]
+
+
+AWAY = EngineUnavailable("the engine is being restarted")
+
+
+class Warehouse:
+    """The hub's own engine while it is being restarted."""
+
+    async def query(self, sql: str, **options: Any) -> Any:
+        raise AWAY
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known before", "never known"])
+async def test_the_hubs_own_engine_being_restarted_is_one_missing_part(federation: Federation, known: bool) -> None:
+    federation.add("worm", 3)
+    warehouse: Any = Warehouse()
+    federation.queries._fan_out = replace(federation.queries._fan_out, warehouse=warehouse)
+    federation.own = (published("hub-data"),)
+    if known:
+        await federation.queries.check(COUNT, scope=Scope.LOCAL)
+    federation.own = AWAY
+    answered = await federation.run()
+    assert rows(answered) == [{"n": 3}]
+    outcomes = {each.cluster: (each.status, each.code) for each in answered.provenance.nodes}
+    assert outcomes == {
+        "worm": ("answered", ""),
+        "hub": ("failed" if known else "skipped", "engine_unavailable"),
+    }
+    assert [each.dataset for each in answered.provenance.missing_versions] == (["hub-data"] if known else [])
+    assert not answered.provenance.complete
+    assert (await federation.run(scope=Scope.REMOTE)).provenance.complete
+    with pytest.raises(EngineUnavailable):
+        await federation.run(scope=Scope.LOCAL)
+
+
+@pytest.mark.parametrize(("spent", "left"), [(4.0, 6.0), (9.9, 1.0)])
+async def test_merging_has_what_the_parts_left_of_the_deadline(spent: float, left: float) -> None:
+    class Merger:
+        async def merge(self, sql: str, partials: pa.Table, *, limits: Limits) -> Answer:
+            allowed.append(limits.seconds)
+            return Answer(partials, Scan(0, 0, 0.0))
+
+    allowed: list[float] = []
+    federation = Federation(Merger())  # type: ignore[arg-type]
+    federation.add("worm", 3)
+    now = [100.0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queries.time, "monotonic", lambda: now[0])
+        compute = federation._peer
+
+        def slow(node: Cluster) -> Peer:
+            now[0] += spent
+            return compute(node)
+
+        federation.queries._fan_out = replace(federation.queries._fan_out, peer=slow)
+        await federation.run(seconds=10.0)
+    assert allowed == [pytest.approx(left)]
 
 
 @pytest.mark.parametrize("missing", ["failed", "skipped"])
