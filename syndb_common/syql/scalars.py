@@ -52,7 +52,8 @@ _FUNCTIONS: dict[Operator, str] = {
     Operator.COALESCE: "coalesce",
 }
 _ARITHMETIC = (Operator.ADD, Operator.SUB, Operator.MUL, Operator.NEG, Operator.ABS, Operator.ROUND)
-_COMPARISONS = (Operator.EQ, Operator.NE, Operator.LT, Operator.LE, Operator.GT, Operator.GE, Operator.IN)
+_ORDERED = (Operator.LT, Operator.LE, Operator.GT, Operator.GE)
+_COMPARISONS = (Operator.EQ, Operator.NE, Operator.IN, *_ORDERED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ def _operation(expression: Call, arguments: list[Compiled], kind: Kind) -> exp.E
         dividend, divisor = (call("toFloat64", argument.sql) for argument in arguments)
         return call("divide", dividend, call("nullIf", divisor, number(0.0)))
     if operator in _COMPARISONS:
-        operands = _comparable(arguments)
+        operands = _comparable(arguments, ordered=operator in _ORDERED)
         if operator is Operator.IN:
             return exp.Paren(this=exp.In(this=exp.Paren(this=operands[0]), expressions=operands[1:]))
         return call(_FUNCTIONS[operator], *operands)
@@ -188,8 +189,11 @@ def _wide_integer(reach: int) -> str:
     return "toInt64" if reach < 2**63 else "toInt128" if reach < 2**127 else "toInt256"
 
 
-def _comparable(arguments: list[Compiled]) -> list[exp.Expr]:
+def _comparable(arguments: list[Compiled], *, ordered: bool) -> list[exp.Expr]:
     shapes = {argument.kind.shape for argument in arguments}
+    if Shape.UUID in shapes and ordered:
+        # ClickHouse orders UUIDs by their second half first; ORDER BY, MIN and MAX see them as text.
+        return [call("lower" if a.kind.shape is Shape.TEXT else "toString", a.sql) for a in arguments]
     if Shape.UUID in shapes:
         return [call("toUUID", a.sql) if a.kind.shape is Shape.TEXT else a.sql for a in arguments]
     if any(argument.kind.reach >= 2**64 for argument in arguments):

@@ -347,3 +347,28 @@ def test_parts_have_the_schema_they_are_said_to_have(clickhouse: Any) -> None:
         for careful in (False, True):
             part = clickhouse.query(to_clickhouse(asked.model_copy(update={"careful": careful}), "node"))
             assert conform(partial_schema(asked), part).num_rows == 1
+
+
+def test_paging_by_id_meets_every_row_once(clickhouse: Any) -> None:
+    fill(clickhouse, [Row(NAMES[i % 4], "", i, None, None) for i in range(60)])
+    every = [row["cid"] for row in federated(clickhouse, question("SELECT cid FROM synapses ORDER BY cid"))]
+    assert len(every) == 60
+    met: list[str] = []
+    last = "00000000-0000-0000-0000-000000000000"
+    while page := federated(
+        clickhouse, question(f"SELECT cid FROM synapses WHERE cid > '{last.upper()}' ORDER BY cid LIMIT 7")
+    ):
+        met += [row["cid"] for row in page]
+        last = met[-1]
+    assert met == every
+
+
+def test_ids_compare_in_the_order_they_are_sorted_in(clickhouse: Any) -> None:
+    fill(clickhouse, [Row(NAMES[0], "", i, None, None) for i in range(30)])
+    every = [row["cid"] for row in federated(clickhouse, question("SELECT cid FROM synapses ORDER BY cid"))]
+    middle = every[11]
+    for operator, wanted in (("<", 11), ("<=", 12), (">", 18), (">=", 19), ("=", 1), ("<>", 29)):
+        text = f"SELECT COUNT(*) AS n FROM synapses WHERE cid {operator} '{middle}'"
+        assert federated(clickhouse, question(text)) == [{"n": wanted}]
+    counted = "SELECT COUNT(*) AS n FROM synapses HAVING MIN(cid) < '{}' AND MAX(cid) > '{}'"
+    assert federated(clickhouse, question(counted.format(middle, middle))) == [{"n": 30}]
