@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
-from syndb_common.errors import ConfigError, DeadlineExceeded, ErrorBody, SynDBError, Unavailable
+from syndb_common.errors import ConfigError, DeadlineExceeded, ErrorBody, IncompleteResult, SynDBError, Unavailable
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 POLL_SECONDS = 10.0
@@ -60,9 +61,40 @@ class Connection:
             Unavailable: nobody listens at the address.
             DeadlineExceeded: no answer within ``seconds``.
         """
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        with self._failures(seconds):
+            response = httpx.request(method, self.url + path, headers=self._headers, timeout=seconds, **options)
+        if response.is_error:
+            raise error_of(response)
+        return response
+
+    def download(self, path: str, *, seconds: float = 60.0, **options: Any) -> Iterator[bytes]:
+        """GET piece by piece, so that a result of any size needs little memory.
+
+        Raises:
+            SynDBError: as of :meth:`request`; ``seconds`` is for each piece.
+            IncompleteResult: the connection ended before the answer did.
+        """
+        url = self.url + path
+        with (
+            self._failures(seconds),
+            httpx.stream("GET", url, headers=self._headers, timeout=seconds, **options) as got,
+        ):
+            if got.is_error:
+                got.read()
+                raise error_of(got)
+            try:
+                yield from got.iter_bytes()
+            except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+                raise IncompleteResult(f"the answer of {self.url} ended early", hint="Ask for it again.") from error
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    @contextlib.contextmanager
+    def _failures(self, seconds: float) -> Iterator[None]:
         try:
-            response = httpx.request(method, self.url + path, headers=headers, timeout=seconds, **options)
+            yield
         except httpx.TimeoutException as error:
             raise DeadlineExceeded(f"no answer from {self.url} within {seconds:g} s") from error
         except (httpx.TransportError, httpx.InvalidURL) as error:
@@ -70,9 +102,6 @@ class Connection:
                 f"cannot reach the hub at {self.url}: {error}",
                 hint="Is syndb-hub running? Name another address with --server-url or SYNDB_SERVER_URL.",
             ) from error
-        if response.is_error:
-            raise error_of(response)
-        return response
 
     def get(self, path: str, **options: Any) -> Any:
         """GET and decode JSON."""
@@ -96,7 +125,9 @@ class Connection:
             if job["status"] in ("completed", "failed", "cancelled"):
                 return job
             if time.monotonic() > until:
-                raise DeadlineExceeded(f"job {job_id} still runs", hint=f"Ask again later: GET /v1/jobs/{job_id}")
+                raise DeadlineExceeded(
+                    f"job {job_id} still runs", hint=f"Get its result later: syndb syql --job {job_id}"
+                )
             time.sleep(pause)
             pause = min(1.0, pause * 1.5)
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 
 from syndb_cli.client import Connection
 from syndb_cli.output import errors_as_lines, note, notes, plain, show_json, show_table
-from syndb_common.errors import Cancelled, ErrorBody, SynDBError
+from syndb_common.errors import Cancelled, ErrorBody, InvalidRequest, SynDBError
 
 FIRST_WAIT_SECONDS = 1.0
 """Most answers come within this time and save a round of asking; Ctrl-C can cancel a job once its id is known."""
@@ -29,11 +31,18 @@ class Format(enum.StrEnum):
 
 
 def syql(
-    query: Annotated[str, typer.Argument(help="The query, for instance: FROM synapses SELECT COUNT(*) SCOPE remote")],
+    query: Annotated[
+        str | None, typer.Argument(help="The query, for instance: FROM synapses SELECT COUNT(*) SCOPE remote")
+    ] = None,
+    job_id: Annotated[
+        UUID | None, typer.Option("--job", help="Get the result of this job, started earlier, in place of a query.")
+    ] = None,
     scope: Annotated[
         str | None, typer.Option(help="local, remote or federation; must agree with SCOPE in the text")
     ] = None,
-    output_format: Annotated[Format, typer.Option("--format", help="Form of the result.")] = Format.TABLE,
+    output_format: Annotated[
+        Format | None, typer.Option("--format", help="Form of the result; otherwise as the output file is called.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the result to this file.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show plan and SQL; execute nothing.")] = False,
     require_all: Annotated[bool, typer.Option("--require-all", help="Fail unless every node answers.")] = False,
@@ -44,32 +53,62 @@ def syql(
 ) -> None:
     """Run a SyQL query at the hub and show the result."""
     with errors_as_lines(as_json=as_json):
+        if (query is None) == (job_id is None) or (job_id is not None and (scope or explain or require_all)):
+            raise InvalidRequest("give either a query with its options, or --job with the id of a job")
+        if (as_json or explain) and (output is not None or output_format is not None):
+            raise InvalidRequest("--json and --explain print; they go with neither --output nor --format")
+        wanted = _form(output_format, output)
         hub = Connection.from_environment(server_url, token_file)
         body: dict[str, Any] = {"query": query, **({"scope": scope} if scope else {})}
         if explain:
             _show_explanation(hub.post("/v1/syql/explain", body), as_json)
             return
-        job = _run(hub, {**body, "require": "all" if require_all else "any"}, timeout)
+        if job_id is not None:
+            job = _ended(hub, str(job_id), timeout)
+        else:
+            job = _run(hub, {**body, "require": "all" if require_all else "any"}, timeout)
         if as_json:
             result = hub.get(f"/v1/jobs/{job['job_id']}/result", params={"format": "json"})
             show_json({**result, "provenance": job["provenance"]})
             return
-        _deliver(hub, job["job_id"], output_format, output)
+        _deliver(hub, job["job_id"], wanted, output)
         _show_provenance(job["provenance"])
 
 
+def _form(wanted: Format | None, output: Path | None) -> Format:
+    """The form of the result: as told, else as the file's name ends, else a table on the screen."""
+    if output is None:
+        return wanted or Format.TABLE
+    if output.exists() and not output.is_file():
+        raise InvalidRequest(f"{output} is no file")
+    if not output.parent.is_dir():
+        raise InvalidRequest(f"the folder {output.parent} does not exist")
+    files: dict[str, Format] = {f".{form}": form for form in Format if form is not Format.TABLE}
+    found = wanted or files.get(output.suffix.lower(), Format.TABLE)
+    if found is Format.TABLE:
+        raise InvalidRequest(
+            f"the format of {output} is not known", hint="Use --format, or a name that ends with " + ", ".join(files)
+        )
+    return found
+
+
 def _run(hub: Connection, body: dict[str, Any], timeout: float) -> dict[str, Any]:
-    with _progress() as on_status:
-        started = hub.post("/v1/syql/exec", {**body, "wait": FIRST_WAIT_SECONDS})
+    with _progress():
+        job_id = hub.post("/v1/syql/exec", {**body, "wait": FIRST_WAIT_SECONDS})["job_id"]
     try:
-        with _progress() as on_status:
-            job = hub.wait_for_job(started["job_id"], timeout, on_status)
+        return _ended(hub, job_id, timeout)
     except KeyboardInterrupt:
         with contextlib.suppress(SynDBError):
-            hub.post("/v1/syql/cancel", {"query_id": started["job_id"]}, seconds=5)
+            hub.post("/v1/syql/cancel", {"query_id": job_id}, seconds=5)
         raise
+
+
+def _ended(hub: Connection, job_id: str, timeout: float) -> dict[str, Any]:
+    """The job when it has completed; otherwise its error is raised."""
+    with _progress() as on_status:
+        job = hub.wait_for_job(job_id, timeout, on_status)
     if job["status"] == "cancelled":
-        raise Cancelled(f"job {job['job_id']} was cancelled")
+        raise Cancelled(f"job {job_id} was cancelled")
     if job["status"] == "failed":
         body = {name: job[f"error_{name}"] for name in ("code", "hint", "details")}
         raise SynDBError.from_body(ErrorBody(error=job["error_message"], **body))
@@ -91,12 +130,26 @@ def _deliver(hub: Connection, job_id: str, wanted: Format, output: Path | None) 
         result = hub.get(f"/v1/jobs/{job_id}/result", params={"format": "json"})
         show_table([column["name"] for column in result["columns"]], result["rows"])
         return
-    content = hub.request("GET", f"/v1/jobs/{job_id}/result", params={"format": wanted.value}).content
-    if output is not None:
-        output.write_bytes(content)
-        note(f"wrote {output} ({len(content):,} bytes)")
+    pieces = hub.download(f"/v1/jobs/{job_id}/result", params={"format": wanted.value})
+    if output is None:
+        for piece in pieces:
+            typer.get_binary_stream("stdout").write(piece)
     else:
-        typer.get_binary_stream("stdout").write(content)
+        note(f"wrote {output} ({_write(output, pieces):,} bytes)")
+
+
+def _write(output: Path, pieces: Iterator[bytes]) -> int:
+    """Write a file that appears only when it is whole; the number of its bytes."""
+    partial = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as file:
+            size = sum(file.write(piece) for piece in pieces)
+        partial.replace(output)
+    except OSError as error:
+        raise InvalidRequest(f"cannot write {output}: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return size
 
 
 def _show_provenance(provenance: dict[str, Any]) -> None:
@@ -107,6 +160,8 @@ def _show_provenance(provenance: dict[str, Any]) -> None:
         f"{provenance['seconds']:.2f} s; plan {provenance['plan_hash'][:12]}",
         "dim",
     )
+    if provenance["scope"] == "local" and not provenance["versions"]:
+        note("this hub holds no such data itself; add SCOPE federation to ask the nodes too", "yellow")
     for node in provenance["nodes"]:
         if node["status"] != "answered":
             note(f"missing: {node['cluster']} ({node['cause']})", "yellow")

@@ -47,7 +47,7 @@ function showPlot({ columns, rows }) {
   if (usable.length > drawn.length) figure.append(element("p", { class: "more" }, `The first ${drawn.length} of ${number(usable.length)} rows.`));
 }
 
-function showSources({ nodes, complete, truncated, seconds, scanned_rows: scanned, scanned_bytes: size, versions }) {
+function showSources({ scope, nodes, complete, truncated, seconds, scanned_rows: scanned, scanned_bytes: size, versions }) {
   const answered = nodes.filter((node) => node.status === "answered");
   const missing = nodes.filter((node) => node.status !== "answered");
   const box = part("sources");
@@ -57,6 +57,9 @@ function showSources({ nodes, complete, truncated, seconds, scanned_rows: scanne
   box.append(element("span", {}, who));
   const facts = [plural(versions.length, "data set"), `${plural(scanned, "row")} read (${bytes(size)})`, `${number(seconds)} s`];
   box.append(element("span", { class: "facts" }, facts.join(" · ")));
+  if (scope === "local" && !versions.length) {
+    box.append(element("span", {}, "This hub holds no such data itself; add SCOPE federation to ask the nodes too."));
+  }
   if (truncated) box.append(element("span", {}, "A limit cut this answer short."));
   if (missing.length) {
     box.append(element("ul", {}, ...missing.map((node) => element("li", {}, element("strong", {}, node.cluster), ` is missing: ${node.cause || "no reason given"}`))));
