@@ -22,7 +22,7 @@ from actors.remote.proof import Transcript, generate_nonce, hub_proof, node_proo
 from actors.runtime import Actor, ActorRef, handle
 from syndb_common.engine import published
 from syndb_common.engine.interface import Engine
-from syndb_common.errors import EngineUnavailable, JoinRefused, SynDBError
+from syndb_common.errors import DeadlineExceeded, EngineUnavailable, JoinRefused, SynDBError
 from syndb_common.messages import (
     CatalogAnnouncement,
     DatasetCatalogRequest,
@@ -38,11 +38,16 @@ from syndb_common.tables import schema
 from syndb_common.tables.versions import PublishedVersion
 
 log = structlog.get_logger(__name__)
+_notes = trio.CapacityLimiter(1)
 
 ASK_SECONDS = 10.0
 """Deadline of one step of joining."""
 ENGINE_SECONDS = 1.0
 """A ping waits so long for the engine; then it reports the last known catalogue and a busy engine."""
+FRESH_SECONDS = 5.0
+"""A catalogue read this recently is announced from memory: the hub asks right after a ping that has read it."""
+CATALOGUE_SECONDS = 8.0
+"""How long reading it anew may take; the hub waits ten seconds for the answer."""
 RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses between attempts to join. They stay short: hubs come back within seconds, and an attempt is cheap."""
 CAUSE_CHARACTERS = 1000
@@ -139,11 +144,12 @@ class Cluster(Actor):
         self._silence_seconds = silence_seconds
         self._started = time.monotonic()
         self._last_ping = -float("inf")
+        self._refreshed = -float("inf")
         self._joined = False
 
     async def on_start(self) -> None:
         """Begin to look for the hub."""
-        self._note("looking for the hub")
+        await self._note("looking for the hub")
         self.context.start_soon(self._stay_joined)
 
     @handle
@@ -153,7 +159,7 @@ class Cluster(Actor):
         engine = "ok"
         try:
             with trio.move_on_after(ENGINE_SECONDS) as scope:
-                await self._catalogue.refresh()
+                await self._refresh()
             if scope.cancelled_caught:
                 engine = "busy"
         except SynDBError as error:
@@ -170,8 +176,23 @@ class Cluster(Actor):
 
     @handle
     async def catalogue(self, message: DatasetCatalogRequest) -> CatalogAnnouncement:
-        """Say what is published here."""
+        """Say what is published here; read again only if no ping did so just now."""
+        if trio.current_time() - self._refreshed > FRESH_SECONDS:
+            return self.context.delegate(self._announce_anew)
+        return self._announcement()
+
+    async def _announce_anew(self) -> CatalogAnnouncement:
+        with trio.move_on_after(CATALOGUE_SECONDS) as scope:
+            await self._refresh()
+        if scope.cancelled_caught:
+            raise DeadlineExceeded(f"the engine did not say within {CATALOGUE_SECONDS:g} s what is published")
+        return self._announcement()
+
+    async def _refresh(self) -> None:
         await self._catalogue.refresh()
+        self._refreshed = trio.current_time()
+
+    def _announcement(self) -> CatalogAnnouncement:
         return CatalogAnnouncement(
             revision=self._catalogue.revision,
             versions=self._catalogue.versions,
@@ -203,7 +224,7 @@ class Cluster(Actor):
                 pause = REFUSED_SECONDS if refused else RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
                 attempt += 1
                 log.warning("not joined", cause=error.message, hint=error.hint, again_in_seconds=pause)
-                self._note("refused" if refused else "looking for the hub", error)
+                await self._note("refused" if refused else "looking for the hub", error)
                 await trio.sleep(pause)
 
     async def _join(self) -> None:
@@ -238,9 +259,9 @@ class Cluster(Actor):
                 hint="Check federation.hub_peer_id and the password with the hub's operator.",
             )
         log.info("joined", hub=me.hub_peer_id, cluster_id=str(registered.cluster_id))
-        self._note("joined", cluster_id=str(registered.cluster_id))
+        await self._note("joined", cluster_id=str(registered.cluster_id))
 
-    def _note(self, state: str, error: SynDBError | None = None, **facts: str) -> None:
+    async def _note(self, state: str, error: SynDBError | None = None, **facts: str) -> None:
         """Leave a small file for `syndb federation status`."""
         content = {
             "state": state,
@@ -252,9 +273,18 @@ class Cluster(Actor):
             "at": time.time(),
             **facts,
         }
-        temporary = self._state_file.with_suffix(".tmp")
         try:
-            temporary.write_text(json.dumps(content, indent=1))
-            os.replace(temporary, self._state_file)
+            await write_note(self._state_file, json.dumps(content, indent=1))
         except OSError as full_disk:
             log.warning("state not written", file=str(self._state_file), cause=full_disk.strerror)
+
+
+async def write_note(path: Path, content: str) -> None:
+    """Put a file in place, whole or not at all, without holding up the loop."""
+    await trio.to_thread.run_sync(_replace_file, path, content, limiter=_notes)
+
+
+def _replace_file(path: Path, content: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(content)
+    os.replace(temporary, path)

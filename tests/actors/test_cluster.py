@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,12 +15,28 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from actors.cluster import ENGINE_SECONDS, REFUSED_SECONDS, RETRY_SECONDS, Catalogue, Cluster, Membership
+from actors import cluster
+from actors.cluster import (
+    CATALOGUE_SECONDS,
+    ENGINE_SECONDS,
+    REFUSED_SECONDS,
+    RETRY_SECONDS,
+    Catalogue,
+    Cluster,
+    Membership,
+)
 from actors.remote.proof import Transcript, hub_proof, node_proof, verify
 from actors.runtime import ActorRef, ChildSpec, Supervisor, Tree, run_tree
 from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.interface import Answer
-from syndb_common.errors import Conflict, EngineUnavailable, JoinRefused, PeerUnavailable, TooManyRequests
+from syndb_common.errors import (
+    Conflict,
+    DeadlineExceeded,
+    EngineUnavailable,
+    JoinRefused,
+    PeerUnavailable,
+    TooManyRequests,
+)
 from syndb_common.messages import (
     DatasetCatalogRequest,
     Endpoints,
@@ -91,6 +108,18 @@ class Node:
 
 
 Start = Callable[..., Awaitable[Node]]
+
+
+@pytest.fixture(autouse=True)
+def notes_on_the_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that jumps does not wait for the thread that writes the note."""
+
+    async def write_note(path: Path, content: str) -> None:
+        await trio.lowlevel.checkpoint()
+        cluster._replace_file(path, content)
+
+    if "autojump_clock" in request.fixturenames:
+        monkeypatch.setattr(cluster, "write_note", write_note)
 
 
 @pytest.fixture
@@ -279,6 +308,58 @@ async def test_a_ping_waits_for_a_busy_engine_a_moment_only(start: Start, autoju
     report: HealthReport = await node.ask(HealthPing(clock=0.0))
     assert report.engine == "busy"
     assert trio.current_time() - began == pytest.approx(ENGINE_SECONDS, abs=0.01)
+
+
+async def test_a_catalogue_that_the_engine_holds_back_holds_up_no_ping_and_ends_in_time(
+    start: Start, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    node = await start(Hub, engine=SilentEngine(trio.sleep_forever))
+    began, outcomes = trio.current_time(), []
+
+    async def ask() -> None:
+        with pytest.raises(DeadlineExceeded, match="published"):
+            await node.ask(DatasetCatalogRequest())
+        outcomes.append(trio.current_time() - began)
+
+    nursery.start_soon(ask)
+    await trio.sleep(0.1)
+    await node.ask(HealthPing(clock=0.0))
+    assert trio.current_time() - began < 0.2 + ENGINE_SECONDS
+    await trio.sleep(CATALOGUE_SECONDS)
+    assert outcomes == [pytest.approx(CATALOGUE_SECONDS, abs=0.1)]
+
+
+async def test_a_catalogue_that_a_ping_has_just_read_is_not_read_again(engine: EmbeddedEngine, start: Start) -> None:
+    await schema.apply(engine, schema.migrations())
+    asked = []
+
+    class Counting:
+        async def query(self, sql: str, **options: Any) -> Answer:
+            asked.append(sql)
+            return await engine.query(sql, **options)
+
+    node = await start(Hub, engine=Counting())
+    await node.ask(HealthPing(clock=0.0))
+    before = len(asked)
+    await node.ask(DatasetCatalogRequest())
+    assert len(asked) == before > 0
+
+
+async def test_the_note_is_written_beside_the_loop(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    replace_file = cluster._replace_file
+
+    def write(path: Path, content: str) -> None:
+        threads.append(threading.current_thread())
+        replace_file(path, content)
+
+    monkeypatch.setattr(cluster, "_replace_file", write)
+    node = await start(Hub)
+    with trio.fail_after(5):
+        while node.state()["state"] != "joined":  # noqa: ASYNC110 - a file has no event
+            await trio.sleep(0.01)
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 async def test_a_ping_that_fails_does_not_lose_the_catalogue_known_before(
