@@ -20,10 +20,11 @@ from syndb_common.syql.plan import (
     walk,
 )
 from syndb_common.syql.planner import ungrouped
-from syndb_common.syql.resolve import MAX_DEPTH
+from syndb_common.syql.resolve import MAX_DEPTH, MAX_NODES
 from syndb_common.tables import METADATA, TABLES
 
-MAX_NODES = 50_000
+MAX_LOOKUPS = 100_000
+"""Most metadata values written into one statement: uses of metadata times data sets."""
 _OUTPUT_NAME = re.compile(r"(?!__)[^\\\"`\x00-\x1f\x7f\ud800-\udfff]{1,200}")
 
 
@@ -82,7 +83,12 @@ def _names(plan: Plan) -> None:
 def _datasets(plan: Plan) -> None:
     if len({dataset.dataset_id for dataset in plan.datasets}) != len(plan.datasets):
         raise SyQLError("a plan reads one version of a data set")
-    used = {node.name for e in plan.expressions() for node in walk(e) if isinstance(node, AttributeRef)}
+    uses = [node.name for e in plan.expressions() for node in walk(e) if isinstance(node, AttributeRef)]
+    if len(uses) * len(plan.datasets) > MAX_LOOKUPS:
+        raise NotSupported(
+            "the query uses metadata of too many data sets too often", hint="choose fewer data sets in WHERE"
+        )
+    used = set(uses)
     for dataset in plan.datasets:
         if missing := used - dataset.attributes.keys():
             raise SyQLError(f"the plan lacks metadata of a data set: {', '.join(sorted(missing))}")

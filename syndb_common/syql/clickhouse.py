@@ -12,24 +12,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, assert_never
+from uuid import UUID
 
 import pyarrow as pa
 from sqlglot import exp
 
-from syndb_common.errors import SyQLError
+from syndb_common.errors import NotSupported, SyQLError
 from syndb_common.syql.check import check
 from syndb_common.syql.finals import final_columns, merged_columns
 from syndb_common.syql.kinds import Kind, Shape, kind_of_aggregate
 from syndb_common.syql.moments import grouped_pivots, moment_columns, moment_sums, sample_pivot, whole_pivot
 from syndb_common.syql.partials import Merge, State, States, arrow_type
 from syndb_common.syql.plan import AttributeRef, ColumnRef, Expression, Plan, fingerprint, walk
-from syndb_common.syql.scalars import Compiled, Leaf, call, column, compile_scalar, number, row_leaf, uuid
+from syndb_common.syql.scalars import Compiled, Leaf, call, column, compile_scalar, number, row_leaf, uuids
 from syndb_common.tables import TABLES
 from syndb_common.tables.model import DATABASE
 
 Part = Literal["node", "hub", "all"]
 PARTIALS = "partials"
 """Name of the table the hub's part reads."""
+MAX_PIVOT_STEPS = 60_000
 _DATASET = "__dataset"
 
 
@@ -94,8 +96,19 @@ class _Statement:
             for a in plan.aggregates
         }
         self.states = States(plan, kinds)
+        self._bounded()
         self.rows = [] if plan.is_aggregate else [(name, compile_scalar(e, rows)) for name, e in self._row_values()]
         self._final(self._known())
+
+    def _bounded(self) -> None:
+        """A node looks for the pivot of each variance among the rows of WHERE, which is written out every time."""
+        conditions = 0 if self.plan.where is None else sum(1 for _ in walk(self.plan.where))
+        moments = sum(state.merge is Merge.MOMENTS for state in self.states)
+        if moments * (100 + conditions + len(self.plan.datasets) // 4) > MAX_PIVOT_STEPS:
+            raise NotSupported(
+                "the query has too many variances of floats for its data sets and conditions",
+                hint="ask for a few of them at a time",
+            )
 
     def schema(self) -> pa.Schema:
         """Schema of a node's part."""
@@ -169,11 +182,13 @@ class _Statement:
         if not datasets:
             return exp.false()
         # Per version number, since comparing pairs is several times slower than comparing columns.
-        by_version: dict[int, list[exp.Expr]] = {}
+        by_version: dict[int, list[UUID]] = {}
         for dataset in datasets:
-            by_version.setdefault(dataset.version, []).append(uuid(dataset.dataset_id))
+            by_version.setdefault(dataset.version, []).append(dataset.dataset_id)
         chosen = [
-            exp.and_(call("equals", version, number(v)), exp.In(this=column("dataset_id"), expressions=ids))
+            exp.and_(
+                call("equals", version, number(v)), exp.In(this=column("dataset_id"), expressions=[exp.var(uuids(ids))])
+            )
             for v, ids in by_version.items()
         ]
         conditions: list[exp.Expr] = [exp.or_(*chosen)]

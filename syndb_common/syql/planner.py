@@ -29,7 +29,7 @@ from syndb_common.syql.plan import (
     fingerprint,
     walk,
 )
-from syndb_common.syql.resolve import Resolved, Resolver, nearest
+from syndb_common.syql.resolve import MAX_NODES, Resolved, Resolver, nearest
 from syndb_common.tables import TABLES
 from syndb_common.tables.versions import PublishedVersion
 
@@ -168,10 +168,12 @@ class _Planner:
             rows = Resolved(Aggregate(function=Function.COUNT_ALL), ROWS)
             resolved = [*(names.resolve(node) for node in group.expressions), rows]
             return [self._named(node, one) for node, one in zip(written, resolved, strict=True)], keys
+        if len(selected) > MAX_OUTPUTS:
+            names.fail(NotSupported, f"a query has at most {MAX_OUTPUTS} columns", tree)
         outputs = [item for node in selected for item in self._selected(node)]
+        self._unique(outputs)
         if len(outputs) > MAX_OUTPUTS:
             names.fail(NotSupported, f"a query has at most {MAX_OUTPUTS} columns", tree)
-        self._unique(outputs)
         keys = self._keys(group, outputs) if group is not None else []
         if (distinct := tree.args.get("distinct")) is not None:
             names.only(distinct, "expressions")
@@ -221,6 +223,8 @@ class _Planner:
         self.names.only(group, "expressions")
         names = replace(self.names, aliases={item.output.name.lower(): item.resolved for item in outputs})
         keys: dict[str, Expression] = {}
+        if len(group.expressions) > MAX_KEYS:
+            self.names.fail(NotSupported, f"a query groups by at most {MAX_KEYS} keys", group)
         for node in group.expressions:
             resolved = self._by_position(node, outputs, "GROUP BY") or names.resolve(node)
             self._without_aggregate(resolved.expression, node, "GROUP BY", "")
@@ -253,16 +257,19 @@ class _Planner:
         if clause is None:
             return []
         names.only(clause, "expressions")
-        found = []
+        if len(clause.expressions) > MAX_KEYS:
+            names.fail(NotSupported, f"a query orders by at most {MAX_KEYS} keys", clause)
+        found, size = [], 0
         for node in clause.expressions:
             names.only(node, "this", "desc", "nulls_first")
             if node.args.get("nulls_first"):
                 names.fail(NotSupported, "NULLS FIRST is not part of SyQL; NULLs come last", node)
             resolved = self._by_position(node.this, outputs, "ORDER BY") or names.resolve(node.this)
             self._refers(resolved.expression, node, "ORDER BY")
+            size += resolved.size
+            if size > MAX_NODES:
+                names.fail(NotSupported, "the keys of ORDER BY are too large together", node)
             found.append((Order(expression=resolved.expression, descending=bool(node.args.get("desc"))), node))
-        if len(found) > MAX_KEYS:
-            names.fail(NotSupported, f"a query orders by at most {MAX_KEYS} keys", clause)
         return found
 
     def _bound(self, clause: str) -> int | None:

@@ -14,7 +14,7 @@ from sqlglot import exp
 
 from syndb_common.errors import NotSupported, SyQLError, UnknownName
 from syndb_common.syql.dialect import render
-from syndb_common.syql.kinds import TEXT, Kind, kind_of_aggregate, kind_of_call, kind_of_column, kind_of_literal
+from syndb_common.syql.kinds import TEXT, Kind, Shape, kind_of_aggregate, kind_of_call, kind_of_column, kind_of_literal
 from syndb_common.syql.parse import location
 from syndb_common.syql.plan import (
     Aggregate,
@@ -30,6 +30,9 @@ from syndb_common.tables import METADATA, Table
 
 MAX_DEPTH = 64
 """Deepest nesting of an expression; chains of AND and OR count once."""
+
+MAX_NODES = 50_000
+"""Most operators and operands of a plan. A short text can exceed it by naming a long column again and again."""
 
 AGGREGATES: dict[str, Function] = {
     "count": Function.COUNT,
@@ -86,10 +89,11 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """An expression with the kind of its value."""
+    """An expression with the kind of its value and the number of its nodes."""
 
     expression: Expression
     kind: Kind
+    size: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +152,13 @@ class Resolver:
             return self._call(Operator.IN, [node.this, *node.expressions], node, depth)
         if isinstance(node, exp.Between):
             self.only(node, "this", "low", "high")
-            low = exp.GTE(this=node.this, expression=node.args["low"])
-            high = exp.LTE(this=node.this, expression=node.args["high"])
-            return self._call(Operator.AND, [low, high], node, depth)
+            # The tested value is resolved once: doing it for each bound would double the work at every level.
+            value, low, high = (self.resolve(node.args[part], depth + 2) for part in ("this", "low", "high"))
+            bounds = [
+                self._applied(Operator.GE, [value, low], node),
+                self._applied(Operator.LE, [value, high], node),
+            ]
+            return self._applied(Operator.AND, bounds, node)
         operator_of = _BINARY.get(type(node))
         if operator_of is None:
             self.refuse(node)
@@ -163,9 +171,18 @@ class Resolver:
             self.fail(SyQLError, f"{operator.value.upper()} needs arguments", where)
         if len(resolved) > 10_000:
             self.fail(NotSupported, f"{operator.value.upper()} takes at most 10,000 arguments", where)
-        call = Call(operator=operator, arguments=tuple(r.expression for r in resolved))
+        return self._applied(operator, resolved, where)
+
+    def _applied(self, operator: Operator, resolved: list[Resolved], where: exp.Expr) -> Resolved:
+        size = 1 + sum(r.size for r in resolved)
+        if size > MAX_NODES:
+            self.fail(NotSupported, "the expression is too large", where)
+        arguments = tuple(r.expression for r in resolved)
+        if any(r.kind.shape is Shape.UUID for r in resolved):
+            arguments = tuple(_lower(argument) for argument in arguments)
+        call = Call(operator=operator, arguments=arguments)
         kind = self._located(where, lambda: kind_of_call(call, [r.kind for r in resolved]))
-        return Resolved(call, kind)
+        return Resolved(call, kind, size)
 
     def _function(self, node: exp.Anonymous, depth: int) -> Resolved:
         name = str(node.this).lower()
@@ -191,7 +208,7 @@ class Resolver:
             argument = self.resolve(arguments[0], depth + 1)
             aggregate = Aggregate(function=function, argument=argument.expression)
         kind = self._located(node, lambda: kind_of_aggregate(aggregate, argument.kind if argument else None))
-        return Resolved(aggregate, kind)
+        return Resolved(aggregate, kind, 1 + (argument.size if argument else 0))
 
     def _has_aggregate(self, node: exp.Expr) -> bool:
         return any(str(found.this).lower() in AGGREGATES for found in node.find_all(exp.Anonymous))
@@ -298,3 +315,10 @@ class Resolver:
             offending=(offending or render(node))[:200],
             nearest=near or [],
         )
+
+
+def _lower(argument: Expression) -> Expression:
+    """An id as ids are written, so that it compares as text too."""
+    if isinstance(argument, LiteralValue) and isinstance(argument.value, str):
+        return LiteralValue(value=argument.value.lower())
+    return argument
