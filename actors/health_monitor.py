@@ -1,7 +1,8 @@
 """The hub's health monitor: one loop per node, so that a slow node never delays another.
 
 A ping brings the node's engine state, schema version and catalogue revision. A node behind in its schema is sent
-the migrations, a changed catalogue is fetched. What was seen goes to the registry as :class:`HealthObserved`.
+the migrations, a changed catalogue is fetched; what fails is tried again after a while. What was seen goes to the
+registry as :class:`HealthObserved`.
 
 | before | fast, engine ok, schema current | slow or partly failing | failed, fewer than N in a row | N-th failure |
 |---|---|---|---|---|
@@ -14,7 +15,7 @@ the migrations, a changed catalogue is fetched. What was seen goes to the regist
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -24,13 +25,18 @@ import trio
 from actors.directory import Cluster, Directory, Health
 from actors.runtime import Actor, ActorError, ActorRef, handle
 from actors.schema_sync import APPLY_SECONDS, SyncCluster
-from syndb_common.errors import SynDBError, Unavailable
+from syndb_common.errors import PeerUnavailable, SynDBError, Unavailable
 from syndb_common.messages import CatalogAnnouncement, DatasetCatalogRequest, HealthPing, HealthReport
 
 log = structlog.get_logger(__name__)
 
 CATALOGUE_SECONDS = 10.0
 """A catalogue fits one frame of the RPC; ten seconds suffice on the slowest line."""
+
+
+CAUSE_CHARACTERS = 300
+AGAIN_SECONDS = 30.0
+"""After a catalogue or a schema sync failed, the same is not tried again before this: mostly only a person can help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +73,28 @@ class HealthObserved:
     schema_version: int | None = None
 
 
+@dataclass(slots=True)
+class _Failed:
+    """What did not work at a node, why, and when it may be tried again."""
+
+    what: int
+    cause: str
+    until: float
+
+
 def assess(
-    now: Cluster, outcome: HealthReport | SynDBError, latency: float, *, policy: HealthPolicy, schema_version: int
+    now: Cluster,
+    outcome: HealthReport | SynDBError,
+    latency: float,
+    *,
+    policy: HealthPolicy,
+    schema_version: int,
+    trouble: Sequence[str] = (),
 ) -> HealthObserved:
-    """The state of a node after one ping: the table above as a pure function."""
+    """The state of a node after one ping: the table above as a pure function.
+
+    ``trouble`` is what else went wrong with a node that answers.
+    """
     if isinstance(outcome, SynDBError):
         failures = now.failures + 1
         health = Health.UNREACHABLE if failures >= policy.unreachable_after else now.health
@@ -82,6 +106,7 @@ def assess(
         causes.append(f"answers take {latency:.1f} s")
     if outcome.schema_version != schema_version:
         causes.append(f"schema version {outcome.schema_version}, the hub has {schema_version}")
+    causes.extend(trouble)
     health = Health.DEGRADED if causes else Health.HEALTHY
     return HealthObserved(now.record.id, health, "; ".join(causes), 0, latency, outcome.schema_version)
 
@@ -109,6 +134,8 @@ class HealthMonitor(Actor):
         self._policy = policy
         self._schema_version = schema_version
         self._wake: dict[UUID, trio.Event] = {}
+        self._no_catalogue: dict[UUID, _Failed] = {}
+        self._no_sync: dict[UUID, _Failed] = {}
 
     async def on_start(self) -> None:
         """Watch all nodes that are known."""
@@ -140,7 +167,8 @@ class HealthMonitor(Actor):
                     await self._wake[cluster_id].wait()
                 self._wake[cluster_id] = trio.Event()
         finally:
-            self._wake.pop(cluster_id, None)
+            for remembered in (self._wake, self._no_catalogue, self._no_sync):
+                remembered.pop(cluster_id, None)
 
     async def _check(self, cluster: Cluster) -> HealthObserved:
         peer = self._peer(cluster)
@@ -156,9 +184,10 @@ class HealthMonitor(Actor):
             outcome, latency = error, 0.0
         except ActorError as error:
             outcome, latency = Unavailable(f"the hub could not check it: {error}"), 0.0
-        observed = assess(cluster, outcome, latency, policy=self._policy, schema_version=self._schema_version)
-        if isinstance(outcome, HealthReport) and outcome.catalogue_revision != cluster.catalogue_revision:
-            await self._fetch_catalogue(cluster, peer)
+        trouble = await self._update_catalogue(cluster, peer, outcome) if isinstance(outcome, HealthReport) else []
+        observed = assess(
+            cluster, outcome, latency, policy=self._policy, schema_version=self._schema_version, trouble=trouble
+        )
         try:
             await self._registry.ask(observed, timeout=self._policy.timeout)
         except (SynDBError, ActorError) as error:
@@ -167,17 +196,49 @@ class HealthMonitor(Actor):
 
     async def _update_schema(self, cluster: Cluster, report: HealthReport) -> HealthReport:
         """Have the node brought up to date. It answered, so a failure here leaves it degraded and not gone."""
-        pending = SyncCluster(cluster.record.id, report.schema_version)
+        cluster_id = cluster.record.id
+        if _too_early(self._no_sync.get(cluster_id), report.schema_version):
+            return report
+        pending = SyncCluster(cluster_id, report.schema_version)
         try:
             synced = await self.context.find("schema_publisher").ask(pending, timeout=APPLY_SECONDS)
         except (SynDBError, ActorError) as error:
             log.warning("schema not synced", cluster=cluster.record.name, cause=str(error))
+            self._no_sync[cluster_id] = _failed(report.schema_version, error)
             return report
         return report.model_copy(update={"schema_version": synced.schema_version})
 
-    async def _fetch_catalogue(self, cluster: Cluster, peer: ActorRef) -> None:
+    async def _update_catalogue(self, cluster: Cluster, peer: ActorRef, report: HealthReport) -> list[str]:
+        """Fetch the catalogue if it changed; returns why it is not known."""
+        if report.engine not in ("ok", "busy"):
+            return []  # it has nothing to read it from, and says so already
+        cluster_id, revision = cluster.record.id, report.catalogue_revision
+        failed = self._no_catalogue.get(cluster_id)
+        if revision == cluster.catalogue_revision:
+            failed = None
+        elif not _too_early(failed, revision):
+            failed = await self._fetch_catalogue(cluster, peer, revision)
+        if failed is None:
+            self._no_catalogue.pop(cluster_id, None)
+            return []
+        self._no_catalogue[cluster_id] = failed
+        return [f"catalogue: {failed.cause}"]
+
+    async def _fetch_catalogue(self, cluster: Cluster, peer: ActorRef, revision: int) -> _Failed | None:
         try:
             announced: CatalogAnnouncement = await peer.ask(DatasetCatalogRequest(), timeout=CATALOGUE_SECONDS)
             await self._registry.ask(announced, timeout=CATALOGUE_SECONDS, sender=cluster.record.peer_id)
         except (SynDBError, ActorError) as error:
             log.warning("no catalogue", cluster=cluster.record.name, cause=str(error))
+            return _failed(revision, error)
+        return None
+
+
+def _failed(what: int, error: Exception) -> _Failed:
+    # A node lost on the way is pinged anyway; what it misses is tried again as soon as it answers.
+    pause = 0.0 if isinstance(error, PeerUnavailable) else AGAIN_SECONDS
+    return _Failed(what, str(error)[:CAUSE_CHARACTERS], trio.current_time() + pause)
+
+
+def _too_early(failed: _Failed | None, what: int) -> bool:
+    return failed is not None and failed.what == what and trio.current_time() < failed.until

@@ -12,11 +12,11 @@ import trio
 from trio.testing import MockClock
 
 from actors.directory import Cluster, Directory, Health
-from actors.health_monitor import HealthMonitor, HealthPolicy, Watch, assess
+from actors.health_monitor import AGAIN_SECONDS, HealthMonitor, HealthPolicy, Watch, assess
 from actors.registry import Deactivate, Registry
 from actors.runtime import ActorRef, ChildSpec, Supervisor, Tree, run_tree
 from actors.schema_sync import SchemaPublisher
-from syndb_common.errors import DataError, EngineUnavailable, PeerUnavailable, SynDBError
+from syndb_common.errors import DataError, LimitExceeded, PeerUnavailable, SynDBError
 from syndb_common.messages import (
     CatalogAnnouncement,
     DatasetCatalogRequest,
@@ -261,17 +261,66 @@ async def test_a_catalogue_is_fetched_once_per_change(start: Start, autojump_clo
     assert [each.version for each in hub.now("worm").versions] == [2]
 
 
-async def test_a_catalogue_that_does_not_come_is_asked_for_again_and_the_node_stays_healthy(
+async def test_a_catalogue_that_does_not_come_is_asked_for_again_after_a_while_and_said(
     start: Start, autojump_clock: MockClock
 ) -> None:
-    worm = node(catalogue=fails(EngineUnavailable("busy")))
+    worm = node(catalogue=fails(LimitExceeded("the answer has 1200000 bytes")))
     hub = await start(worm=worm)
-    await trio.sleep(5 * POLICY.interval)
-    assert hub.now("worm").health is Health.HEALTHY
+    await trio.sleep(AGAIN_SECONDS - 1)
+    assert worm.count(DatasetCatalogRequest) == 1
+    assert (hub.now("worm").health, hub.now("worm").cause) == (
+        Health.DEGRADED,
+        "catalogue: the answer has 1200000 bytes",
+    )
     assert hub.now("worm").catalogue_revision is None
     worm.answers[DatasetCatalogRequest] = lambda message: CatalogAnnouncement(revision=1, versions=())
+    await trio.sleep(1 + 2 * POLICY.interval)
+    assert (hub.now("worm").health, hub.now("worm").catalogue_revision) == (Health.HEALTHY, 1)
+    assert worm.count(DatasetCatalogRequest) == 2
+
+
+async def test_a_node_without_its_engine_is_asked_for_its_catalogue_once_that_is_back(
+    start: Start, autojump_clock: MockClock
+) -> None:
+    worm = node(ping=lambda message: report(engine="is being restarted"))
+    hub = await start(worm=worm)
+    await hub.until("worm", Health.DEGRADED)
+    assert worm.count(DatasetCatalogRequest) == 0
+    worm.answers[HealthPing] = lambda message: report()
     await trio.sleep(2 * POLICY.interval)
+    assert (hub.now("worm").health, hub.now("worm").catalogue_revision) == (Health.HEALTHY, 1)
+
+
+async def test_another_catalogue_is_fetched_at_once_though_the_last_one_failed(
+    start: Start, autojump_clock: MockClock
+) -> None:
+    worm = node(catalogue=fails(LimitExceeded("too large")))
+    hub = await start(worm=worm)
+    await trio.sleep(POLICY.interval)
+    worm.answers[HealthPing] = lambda message: report(catalogue_revision=2)
+    worm.answers[DatasetCatalogRequest] = lambda message: CatalogAnnouncement(revision=2, versions=())
+    await trio.sleep(2 * POLICY.interval)
+    assert (hub.now("worm").health, hub.now("worm").catalogue_revision) == (Health.HEALTHY, 2)
+
+
+async def test_a_catalogue_lost_on_the_way_is_fetched_with_the_next_ping(
+    start: Start, autojump_clock: MockClock
+) -> None:
+    worm = node(catalogue=fails(GONE))
+    hub = await start(worm=worm)
+    await trio.sleep(POLICY.interval / 2)
+    worm.answers[DatasetCatalogRequest] = lambda message: CatalogAnnouncement(revision=1, versions=())
+    await trio.sleep(POLICY.interval)
     assert hub.now("worm").catalogue_revision == 1
+
+
+async def test_a_schema_sync_that_fails_is_tried_again_after_a_while(start: Start, autojump_clock: MockClock) -> None:
+    worm = node(ping=lambda message: report(schema_version=0), sync=fails(DataError("no")))
+    await start(worm=worm)
+    await trio.sleep(AGAIN_SECONDS - 1)
+    assert worm.count(SchemaSync) == 1
+    await trio.sleep(1 + POLICY.interval)
+    assert worm.count(SchemaSync) == 2
 
 
 async def test_a_node_that_joins_again_is_pinged_at_once(start: Start, autojump_clock: MockClock) -> None:
