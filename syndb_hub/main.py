@@ -29,7 +29,9 @@ Config = Annotated[Path, typer.Option("--config", help="Configuration file.", en
 @app.command()
 def init(
     config: Config,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of the hub's data; beside the file by default.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the hub's data; beside the file by default.", envvar="SYNDB_DATA_DIR")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a configuration with a strong federation password, and create the hub's key."""
@@ -84,8 +86,9 @@ def create_token(
     config: Config,
     name: Annotated[str, typer.Option(help="Name of the token, to recognise it by.")],
     scope: Annotated[
-        list[Right] | None, typer.Option(help="What it is good for; repeatable. Every right by default.")
-    ] = None,
+        list[Right],
+        typer.Option(help="Right, repeatable; query and federation by default. '*' is every right."),
+    ] = [Right.QUERY, Right.FEDERATION],  # noqa: B006 - typer only reads it
     days: Annotated[float, typer.Option(help="Days until it expires.", min=0.01)] = 90.0,
     replace: Annotated[bool, typer.Option("--replace", help="Revoke a token of that name first.")] = False,
 ) -> None:
@@ -99,8 +102,7 @@ def create_token(
                 commands.revoke_token(path, name)
             except NotFound:
                 typer.echo(f"there was no token named {name}", err=True)
-        rights = scope or [Right.EVERYTHING]
-        typer.echo(commands.create_token(path, name, rights, timedelta(days=days)).text)
+        typer.echo(commands.create_token(path, name, scope, timedelta(days=days)).text)
     raise typer.Exit(outcome.code)
 
 

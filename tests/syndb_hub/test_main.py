@@ -108,3 +108,24 @@ def test_the_store_with_the_tokens_is_the_owners_only(config: Path) -> None:
     syndb_hub("token", "create", "--config", str(config), "--name", "laptop")
     store = load(HubSettings, config, {}).data_dir / "hub.sqlite"
     assert stat.S_IMODE(store.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("words", "rights"),
+    [((), "query,federation"), (("--scope", "*"), "*"), (("--scope", "query", "--scope", "admin"), "query,admin")],
+)
+def test_a_token_gets_the_rights_that_were_named_and_few_by_default(
+    config: Path, words: tuple[str, ...], rights: str
+) -> None:
+    syndb_hub("token", "create", "--config", str(config), "--name", "laptop", *words)
+    listed = syndb_hub("token", "list", "--config", str(config)).stdout.split()
+    assert set(listed[2].split(",")) == set(rights.split(","))
+
+
+def test_init_makes_the_key_that_the_daemon_will_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNDB_DATA_DIR", str(tmp_path / "state"))
+    path = tmp_path / "hub.toml"
+    done = syndb_hub("init", "--config", str(path))
+    assert syndb_hub("id", "--config", str(path)).stdout.strip() in done.output
+    monkeypatch.delenv("SYNDB_DATA_DIR")
+    assert load(HubSettings, path).data_dir == tmp_path / "state"
