@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
 from dataclasses import asdict
@@ -49,7 +50,7 @@ def init(
     flight_port: Annotated[int, typer.Option(help="Port of the Flight server.")] = 50052,
     flight_advertise: Annotated[str, typer.Option(help="host:port of it as the hub sees it.")] = "",
     share: Annotated[str, typer.Option(help="What leaves the node: none, count, aggregate or rows.")] = "aggregate",
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of the node's data.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the node's data.", envvar="SYNDB_DATA_DIR")] = None,
     config: Config = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
@@ -88,7 +89,7 @@ def init(
 
 @app.command()
 def status(config: Config = None, as_json: AsJson = False) -> None:
-    """Show this node's configuration and how it stands with its hub."""
+    """Show this node's configuration, whether its daemon runs and how it stands with its hub."""
     with errors_as_lines(as_json=as_json):
         settings = _settings(config)
         state = _state(settings.data_dir)
@@ -102,10 +103,7 @@ def status(config: Config = None, as_json: AsJson = False) -> None:
             "flight": settings.flight.advertise or f"localhost:{settings.flight.port}",
             "share": settings.policy.share.value,
             "data_dir": str(settings.data_dir),
-            "state": state.get("state", "never started"),
-            "cause": state.get("cause", ""),
-            "hint": state.get("hint", ""),
-            "since": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state["at"])) if "at" in state else "",
+            **_standing(state, running=_is_running(settings.data_dir)),
         }
         if as_json:
             show_json(shown)
@@ -202,6 +200,43 @@ def _settings(config: Path | None) -> Any:
     from syndb_common.node_settings import NodeSettings
 
     return load(NodeSettings, config or default_config())
+
+
+def _standing(state: dict[str, Any], *, running: bool) -> dict[str, str]:
+    """How the daemon stands with its hub, from what it noted last; a note outlives the daemon that wrote it."""
+    if not state:
+        return {"state": "starting" if running else "never started"}
+    noted, cause, hint = (str(state.get(key, "")) for key in ("state", "cause", "hint"))
+    if not running:
+        cause = f"the daemon has ended; the last it said was {noted}" + (f": {cause}" if cause else "")
+        noted, hint = "not running", hint or "Start it: syndb-node run"
+    at = float(state.get("at", 0))
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    return {"state": noted, "cause": cause, "hint": hint, "since": since, "age": _age(time.time() - at)}
+
+
+def _age(seconds: float) -> str:
+    """A duration in its two largest units."""
+    minutes = max(0, int(seconds)) // 60
+    if minutes < 60:
+        return f"{minutes} min {max(0, int(seconds)) % 60} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes < 48 * 60 else f"{minutes // 1440} days"
+
+
+def _is_running(data_dir: Path) -> bool:
+    """Whether a daemon works on this folder: its engine holds a lock there for as long as it lives."""
+    from syndb_cli.etl.target import ENGINE_FOLDER
+
+    try:
+        with (data_dir / ENGINE_FOLDER / "lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise SynDBError(f"cannot see whether the node runs: {error}") from error
+    return False
 
 
 def _state(data_dir: Path) -> dict[str, Any]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from syndb_cli.main import app
+from syndb_common.engine.process import lock
 from syndb_common.node_settings import NodeSettings, Share
 from syndb_common.settings import load
 from syndb_node.main import app as node_app
@@ -132,12 +137,60 @@ def test_status_before_the_first_start_says_so(config: Path) -> None:
     assert "never started" in syndb("status").stdout
 
 
-def test_status_shows_how_the_daemon_stands_and_what_to_do(config: Path) -> None:
+@pytest.fixture
+def noted(config: Path) -> Callable[[dict[str, Any]], dict[str, str]]:
+    """Lets a daemon note its state, and gives what `status` makes of it."""
+
+    def status(state: dict[str, Any]) -> dict[str, str]:
+        syndb("init", *INIT, "--force")
+        (config.parent / "node" / "federation-state.json").write_text(json.dumps(state))
+        shown: dict[str, str] = json.loads(syndb("status", "--json").stdout)
+        assert all(shown[key] in syndb("status").stdout for key in ("state", "cause", "hint"))
+        return shown
+
+    return status
+
+
+@pytest.fixture
+def running(config: Path) -> Iterator[None]:
+    """A daemon on this user's node: what matters of it here is the lock that its engine holds."""
+    (config.parent / "node" / "engine").mkdir(parents=True, mode=0o700)
+    held = lock(config.parent / "node" / "engine")
+    assert held is not None
+    yield
+    os.close(held)
+
+
+@pytest.mark.usefixtures("running")
+def test_status_shows_how_the_daemon_stands_and_what_to_do(noted: Callable[..., dict[str, str]]) -> None:
+    state = {"state": "refused", "cause": "invalid password", "hint": "compare them", "at": time.time() - 7500}
+    shown = noted(state)
+    assert (shown["state"], shown["cause"], shown["hint"]) == ("refused", "invalid password", "compare them")
+    assert shown["age"] == "2 h 5 min"
+
+
+def test_a_daemon_that_has_ended_is_not_shown_as_joined(noted: Callable[..., dict[str, str]]) -> None:
+    shown = noted({"state": "joined", "cause": "", "hint": "", "at": time.time()})
+    assert shown["state"] == "not running"
+    assert "joined" in shown["cause"]
+    assert "syndb-node run" in shown["hint"]
+
+
+@pytest.mark.usefixtures("running")
+def test_a_daemon_that_has_said_nothing_yet_is_starting(config: Path) -> None:
     syndb("init", *INIT)
-    state = {"state": "refused", "cause": "invalid federation password", "hint": "compare them", "at": 0.0}
-    (config.parent / "node" / "federation-state.json").write_text(json.dumps(state))
-    done = syndb("status")
-    assert all(word in done.stdout for word in ("refused", "invalid federation password", "compare them"))
+    assert json.loads(syndb("status", "--json").stdout)["state"] == "starting"
+
+
+def test_init_makes_the_key_that_the_daemon_will_use(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNDB_DATA_DIR", str(tmp_path / "state"))
+    done = syndb("init", *INIT)
+    identity = CliRunner().invoke(node_app, ["id", "--config", str(config)])
+    assert identity.output.strip() in done.stderr
+    monkeypatch.delenv("SYNDB_DATA_DIR")
+    assert load(NodeSettings, config).data_dir == tmp_path / "state"
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[1]", "\x00"])
