@@ -48,5 +48,8 @@ def parse_tokens(statement: list[Token], text: str) -> list[exp.Expr | None]:
 
 
 def render(node: exp.Expr) -> str:
-    """A tree as SyQL text, for messages and for names of result columns."""
-    return node.sql(dialect=SyQL, unsupported_level=ErrorLevel.IGNORE)
+    """A tree as SyQL text, for messages and for names of result columns; only its kind when it is nested too deeply."""
+    try:
+        return node.sql(dialect=SyQL, unsupported_level=ErrorLevel.IGNORE)
+    except RecursionError:
+        return type(node).__name__

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from syndb_common.errors import NotSupported
+from syndb_common.errors import NotSupported, SyQLError
 from syndb_common.syql import Plan, to_clickhouse
 from syndb_common.syql.plan import PlannedDataset
 
@@ -65,3 +65,9 @@ def test_variances_are_bounded_by_what_each_repeats(planned: Planned) -> None:
     ):
         with pytest.raises(NotSupported, match="too many variances"):
             to_clickhouse(found, "node")
+
+
+@pytest.mark.parametrize("chain", ["::int" * 6000, ".a" * 9000])
+def test_an_endless_chain_is_refused_and_not_an_internal_error(planned: Planned, chain: str) -> None:
+    with pytest.raises(SyQLError):
+        planned(f"SELECT name{chain} FROM neurons")
