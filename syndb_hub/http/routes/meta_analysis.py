@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -13,7 +14,7 @@ import trio
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, model_validator
 from sqlglot import exp
 
-from syndb_common.errors import InvalidRequest, LimitExceeded, SyQLError, UnknownName
+from syndb_common.errors import InvalidRequest, LimitExceeded, SyQLError, TooManyRequests, UnknownName
 from syndb_common.stats import MetaAnalysis, meta_analysis
 from syndb_common.stats.meta import ESTIMATORS
 from syndb_common.syql import Scope, parse
@@ -25,7 +26,11 @@ from syndb_hub.http.operation import Call, Operations
 MAX_STUDIES = 10_000
 """Studies of one analysis: far beyond any real one, small enough to pool within a second."""
 
+MAX_WAITING = 32
+"""Analyses that may wait for their turn; they are not jobs, so nobody would come back for them later."""
+
 operations = Operations("meta-analysis")
+_asking = trio.CapacityLimiter(4)
 _pooling = trio.CapacityLimiter(2)
 
 
@@ -158,16 +163,20 @@ async def analyze(call: Call, body: AnalyzeBody) -> Analyzed:
     """Pool the mean of a metric over data sets.
 
     Each data set is one study with effect mean and sampling variance sd^2 / n. The nodes compute number, mean and
-    variance; rows do not travel.
+    variance; rows do not travel. A few analyses run at once; others wait their turn, and are refused with 429 when it
+    does not come within half of the request's time.
     """
     question = Question.of(body)
-    answered = await call.services.queries.run(
-        question.text,
-        scope=body.scope,
-        cluster_ids=body.cluster_ids,
-        seconds=0.9 * call.services.settings.request_timeout_seconds,
-        require=body.require,
-    )
+    seconds = call.services.settings.request_timeout_seconds
+    until = trio.current_time() + 0.9 * seconds
+    async with _turn(0.5 * seconds):
+        answered = await call.services.queries.run(
+            question.text,
+            scope=body.scope,
+            cluster_ids=body.cluster_ids,
+            seconds=until - trio.current_time(),
+            require=body.require,
+        )
     if answered.table.num_rows > MAX_STUDIES:
         raise LimitExceeded(
             f"{answered.table.num_rows:,} studies; an analysis may have {MAX_STUDIES:,}.", hint="Narrow `where`."
@@ -183,6 +192,19 @@ async def analyze(call: Call, body: AnalyzeBody) -> Analyzed:
         groups=groups,
         provenance=answered.provenance,
     )
+
+
+@asynccontextmanager
+async def _turn(seconds: float) -> AsyncIterator[None]:
+    """Room for one analysis at the nodes, waited for so long."""
+    with trio.move_on_after(seconds if _asking.statistics().tasks_waiting < MAX_WAITING else 0) as waiting:
+        await _asking.acquire()
+    if waiting.cancelled_caught:
+        raise TooManyRequests("too many analyses run already", hint="Wait until some have ended.")
+    try:
+        yield
+    finally:
+        _asking.release()
 
 
 @operations.post("/v1/meta-analysis/effects", right=Right.QUERY)
@@ -255,18 +277,19 @@ def _unknown(what: str, name: str, known: Iterable[str]) -> UnknownName:
 
 def _condition(text: str) -> str:
     """The text, if it is one condition and nothing beyond it that would change the query around it."""
-    refused = InvalidRequest(
-        "where: this is not a condition.", hint="Write it as after WHERE: synapse_type = 'chemical' AND gaba > 0.5"
-    )
+    hint = "Write it as after WHERE: synapse_type = 'chemical' AND gaba > 0.5"
     try:
-        query = parse(f"SELECT dataset FROM neurons WHERE ({text})")  # noqa: S608  (parsed, never executed)
-    except SyQLError:
-        raise refused from None
+        query = parse(f"SELECT dataset FROM neurons WHERE (\n{text})")  # noqa: S608  (parsed, never executed)
+    except SyQLError as error:
+        line = error.details.get("line", 1)
+        message = error.message.replace(f"(line {line}, ", f"(line {line - 1}, ")  # ours stands before theirs
+        details = error.details | {"line": line - 1} if line > 1 else {}
+        raise type(error)(f"where: {message}", hint=error.hint or hint, **details) from None
     parts = {name for name, value in query.tree.args.items() if value}
     directives = (query.scope, query.download)
     whole = parts == {"expressions", "from_", "where"} and directives == (None, None)
     if not whole or not isinstance(query.tree.args["where"].this, exp.Paren):
-        raise refused
+        raise InvalidRequest("where: this is not one condition", hint=hint)
     return text
 
 

@@ -317,15 +317,15 @@ async def test_a_group_that_cannot_be_pooled_says_so(hub):
         ({"group_by": "dataset"}, "syql_unknown_name", ""),
         ({"method": "GUESS"}, "invalid_request", "body.method"),
         ({"where": "1 = 1) OR (1 = 1"}, "invalid_request", "where"),
-        ({"where": "1 = 1 GROUP BY dataset"}, "invalid_request", "where"),
+        ({"where": "1 = 1 GROUP BY dataset"}, "syql_syntax", "where"),
         ({"where": "1 = 1) GROUP BY (dataset"}, "invalid_request", "where"),
-        ({"where": "1 = 1 SCOPE local"}, "invalid_request", "where"),
-        ({"where": "1 = 1 -- comment"}, "invalid_request", "where"),
-        ({"where": "1 = 1 /*"}, "invalid_request", "where"),
+        ({"where": "1 = 1 SCOPE local"}, "syql_syntax", "where"),
+        ({"where": "1 = 1 -- comment"}, "syql_syntax", "where"),
+        ({"where": "1 = 1 /*"}, "syql_syntax", "where"),
         ({"where": "1 = 1) LIMIT (1"}, "invalid_request", "where"),
         ({"where": "1 = 1) SCOPE local --"}, "invalid_request", "where"),
-        ({"where": "1 = 1); SELECT (1"}, "invalid_request", "where"),
-        ({"where": "(" * 5000}, "invalid_request", "where"),
+        ({"where": "1 = 1); SELECT (1"}, "syql_syntax", "where"),
+        ({"where": "(" * 5000}, "syql_syntax", "where"),
     ],
 )
 async def test_a_meta_analysis_of_what_does_not_fit_is_refused_before_anything_is_asked(hub, change, code, says):
@@ -335,6 +335,16 @@ async def test_a_meta_analysis_of_what_does_not_fit_is_refused_before_anything_i
     assert (answer.status_code, answer.json()["code"]) == (400, code)
     assert says in answer.json()["error"] + answer.json()["hint"]
     assert hub.queries.asked == []
+
+
+async def test_an_error_in_the_condition_says_where_it_stands(hub):
+    body = {"table": "synapses", "metric": "synapse_count", "where": "gaba > 0.5\n  AND a = = 3"}
+    async with hub.client() as client:
+        answer = (await client.post("/v1/meta-analysis/analyze", json=body)).json()
+    assert answer["code"] == "syql_syntax"
+    assert answer["error"].startswith("where: ")
+    assert "(line 2, column 11)" in answer["error"]
+    assert answer["details"] == {"line": 2, "column": 11, "offending": "="}
 
 
 async def test_given_studies_are_pooled_as_their_means(hub):
