@@ -37,7 +37,7 @@ class Principal:
         """
         if not self.may(right):
             raise Forbidden(
-                f"The token {self.name!r} does not carry the scope {right.value!r}.",
+                f"the token {self.name!r} does not carry the scope {right.value!r}",
                 hint=f"Create one with `syndb-hub token create --name NAME --scope {right.value}`.",
                 scope=right.value,
             )

@@ -54,12 +54,12 @@ class TokenService:
         scopes = tuple(sorted({Right(right).value for right in rights}))
         if _NAME.fullmatch(name) is None:
             raise InvalidRequest(
-                f"{name[:100]!r} cannot name a token.", hint="Use 1 to 100 letters, digits, blanks and . _ @ -"
+                f"{name[:100]!r} cannot name a token", hint="Use 1 to 100 letters, digits, blanks and . _ @ -"
             )
         if not scopes:
-            raise InvalidRequest("A token needs at least one scope.", hint=f"Choose from {', '.join(Right)}.")
+            raise InvalidRequest("a token needs at least one scope", hint=f"Choose from {', '.join(Right)}.")
         if not timedelta(0) < lifetime <= MAX_LIFETIME:
-            raise InvalidRequest(f"A token lives between a moment and {MAX_LIFETIME.days} days.")
+            raise InvalidRequest(f"a token lives between a moment and {MAX_LIFETIME.days} days")
         secret = secrets.token_urlsafe(32)
         now = self._now()
         record = TokenRecord(
@@ -84,12 +84,12 @@ class TokenService:
         expected = _UNKNOWN if record is None else record.secret_sha256
         if not hmac.compare_digest(_digest(parts["secret"] if parts else ""), expected) or record is None:
             raise Unauthenticated(
-                "The token is not valid.", hint="Check that it was copied whole, or create one: syndb-hub token create."
+                "the token is not valid", hint="Check that it was copied whole, or create one: syndb-hub token create."
             )
         if not record.live(self._now()):
             state = "expired" if record.revoked_at is None else "was revoked"
             raise Unauthenticated(
-                f"The token {record.name!r} {state}.", hint="Create a new one with `syndb-hub token create`."
+                f"the token {record.name!r} {state}", hint="Create a new one with `syndb-hub token create`."
             )
         return Principal(record.id, record.name, frozenset(Right(scope) for scope in record.scopes))
 
@@ -104,7 +104,7 @@ class TokenService:
             NotFound: no valid token has that name or id.
         """
         if not await self._tokens.revoke(name_or_id, self._now()):
-            raise NotFound(f"No valid token is called {name_or_id!r}.", hint="See `syndb-hub token list`.")
+            raise NotFound(f"no valid token is called {name_or_id!r}", hint="See `syndb-hub token list`.")
 
 
 def _digest(secret: str) -> str:

@@ -177,7 +177,7 @@ class RateLimit:
         if scope["type"] == "http":
             wait = self.take(self.client(scope))
             if wait > 0:
-                error = TooManyRequests("Too many requests from your address.", hint="Wait as Retry-After says.")
+                error = TooManyRequests("too many requests from your address", hint="Wait as Retry-After says.")
                 headers = {"retry-after": str(math.ceil(wait))}
                 await problem_response(error, scope, headers=headers)(scope, receive, send)
                 return
@@ -233,7 +233,7 @@ class Timeout:
             await self.app(scope, receive, started)
         if deadline.cancelled_caught:
             error = RequestTimeout(
-                f"The request took longer than {self._seconds:g} s.",
+                f"the request took longer than {self._seconds:g} s",
                 hint="Submit long queries with POST /v1/syql/exec and fetch the result when the job has completed.",
             )
             await problem_response(error, scope, headers={"connection": "close"})(scope, receive, send)
@@ -288,4 +288,4 @@ class BodyLimit:
             await self.app(scope, counted, after_the_body)
 
     def _error(self) -> LimitExceeded:
-        return LimitExceeded(f"The request body is larger than {self._max_bytes:,} bytes.", limit=self._max_bytes)
+        return LimitExceeded(f"the request body is larger than {self._max_bytes:,} bytes", limit=self._max_bytes)

@@ -137,7 +137,7 @@ async def _authenticate(request: Request, services: Services) -> Principal:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated(
-            "This needs an API token.",
+            "this needs an API token",
             hint="Send `Authorization: Bearer TOKEN`; make one: syndb-hub token create --name NAME.",
         )
     return await services.tokens.verify(token.strip())
@@ -156,7 +156,7 @@ async def _read_body(request: Request, model: type[BaseModel]) -> BaseModel:
     async for chunk in request.stream():
         body += chunk
         if len(body) > JSON_BYTES:
-            raise LimitExceeded(f"A JSON body may have at most {JSON_BYTES:,} bytes.", limit=JSON_BYTES)
+            raise LimitExceeded(f"a JSON body may have at most {JSON_BYTES:,} bytes", limit=JSON_BYTES)
     return model.model_validate_json(body)
 
 

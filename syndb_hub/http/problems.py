@@ -52,7 +52,7 @@ def invalid(error: ValidationError, where: str) -> InvalidRequest:
         for item in error.errors(include_input=False, include_url=False, include_context=False)[:20]
     ]
     text = "; ".join(f"{item['field']}: {item['problem']}" for item in found)
-    return InvalidRequest(f"The request is not valid: {text}.", hint="See /docs for the fields.", fields=found)
+    return InvalidRequest(f"the request is not valid: {text}", hint="See /docs for the fields.", fields=found)
 
 
 async def on_syndb_error(request: Request, error: Exception) -> Response:
@@ -66,9 +66,9 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
     known: dict[int, SynDBError] = {
-        404: NotFound(f"There is nothing at {path[:200]}.", hint="See /docs for all routes."),
-        405: MethodNotAllowed(f"{request.method} is not possible at {path[:200]}.", hint="See /docs for all routes."),
-        413: LimitExceeded("The request body is too large."),
+        404: NotFound(f"there is nothing at {path[:200]}", hint="See /docs for all routes."),
+        405: MethodNotAllowed(f"{request.method} is not possible at {path[:200]}", hint="See /docs for all routes."),
+        413: LimitExceeded("the request body is too large"),
     }
     found = known.get(error.status_code) or InvalidRequest(str(error.detail))
     return problem_response(found, request.scope, status=error.status_code, headers=error.headers)
@@ -98,5 +98,5 @@ class UnexpectedErrors:
             _log.exception("a request failed unexpectedly", path=scope.get("path"))
             if started:
                 raise  # the connection ends without an end: the client sees that the answer is not whole
-            error = SynDBError("Something went wrong inside the hub.", hint="Report it with the request_id.")
+            error = SynDBError("something went wrong inside the hub", hint="Report it with the request_id.")
             await problem_response(error, scope)(scope, receive, send)

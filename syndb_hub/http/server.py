@@ -76,7 +76,7 @@ def _listen(host: str, port: int, stall_seconds: float) -> socket.socket:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind)
     except OSError as error:
-        raise ConfigError(f"Cannot listen on {host}: {error.strerror}.", hint="Correct http.host.") from error
+        raise ConfigError(f"cannot listen on {host}: {error.strerror}", hint="Correct http.host.") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stall_seconds * 1000))
@@ -86,10 +86,10 @@ def _listen(host: str, port: int, stall_seconds: float) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(
-                f"Port {port} on {host} is in use by another program.",
+                f"port {port} on {host} is in use by another program",
                 hint=f"Stop that program (`ss -ltnp sport = :{port}` names it), or choose another http.port.",
             ) from error
         raise ConfigError(
-            f"Cannot listen on {host} port {port}: {error.strerror}.", hint="Choose another http.host or http.port."
+            f"cannot listen on {host} port {port}: {error.strerror}", hint="Choose another http.host or http.port."
         ) from error
     return listener

@@ -179,7 +179,7 @@ async def analyze(call: Call, body: AnalyzeBody) -> Analyzed:
         )
     if answered.table.num_rows > MAX_STUDIES:
         raise LimitExceeded(
-            f"{answered.table.num_rows:,} studies; an analysis may have {MAX_STUDIES:,}.", hint="Narrow `where`."
+            f"{answered.table.num_rows:,} studies; an analysis may have {MAX_STUDIES:,}", hint="Narrow `where`."
         )
     rows = answered.table.to_pylist()
     groups = await trio.to_thread.run_sync(_pool_groups, rows, body.method, body.test, limiter=_pooling)
@@ -244,7 +244,7 @@ class Question:
         if metric is None:
             raise _unknown("column", body.metric, numeric)
         if not metric.numeric:
-            raise InvalidRequest(f"metric: {metric.name!r} is not numeric.", hint=f"Numeric are {', '.join(numeric)}.")
+            raise InvalidRequest(f"metric: {metric.name!r} is not numeric", hint=f"Numeric are {', '.join(numeric)}.")
         keys = ["dataset", "dataset_id"]
         if body.group_by is not None:
             categories = [column.name for column in table.columns if column.kind is Kind.CATEGORY]
@@ -272,7 +272,7 @@ def _unknown(what: str, name: str, known: Iterable[str]) -> UnknownName:
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"Did you mean {' or '.join(near)}?" if near else f"Use one of {', '.join(known)}."
-    return UnknownName(f"There is no {what} {name!r}.", hint=hint, offending=name)
+    return UnknownName(f"there is no {what} {name!r}", hint=hint, offending=name)
 
 
 def _condition(text: str) -> str:

@@ -24,10 +24,10 @@ async function request(path, { method = "GET", body, signal } = {}) {
     response = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
   } catch (cause) {
     if (cause.name === "AbortError") throw cause;
-    throw new Problem({ error: "The hub does not answer.", hint: "Check that it is running and that you are connected." });
+    throw new Problem({ error: "the hub does not answer", hint: "Check that it is running and that you are connected." });
   }
   if (response.ok) return response;
-  const told = await response.json().catch(() => ({ error: `The hub answered ${response.status}.` }));
+  const told = await response.json().catch(() => ({ error: `the hub answered ${response.status}` }));
   throw new Problem(told, response.status);
 }
 

@@ -59,7 +59,7 @@ async function refresh() {
     try {
       showNodes(await get("/v1/federation/clusters"));
     } catch (problem) {
-      part("nodes-summary").textContent = [problem.message, problem.hint].filter(Boolean).join(" ");
+      part("nodes-summary").textContent = [problem.message, problem.hint].filter(Boolean).join(". ");
       if (problem.status === 401) part("nodes").replaceChildren();
     }
   } else {
@@ -89,7 +89,7 @@ function showProblem(problem) {
 }
 
 const failure = (job) =>
-  new Problem({ error: job.error_message ?? `The query was ${job.status}.`, code: job.error_code ?? "", hint: job.error_hint ?? "", details: job.error_details ?? {} });
+  new Problem({ error: job.error_message ?? `the query was ${job.status}`, code: job.error_code ?? "", hint: job.error_hint ?? "", details: job.error_details ?? {} });
 
 async function finished(query) {
   let job = await post("/v1/syql/exec", { query, wait: WAIT_SECONDS });

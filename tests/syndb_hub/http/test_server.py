@@ -21,7 +21,7 @@ from syndb_hub.settings import HttpSettings, JobSettings
 async def test_a_taken_port_is_a_clear_error_that_names_it():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"Port {port}") as caught:
+        with pytest.raises(ConfigError, match=f"port {port}") as caught:
             await serve(Starlette(), "127.0.0.1", port)
     assert "http.port" in caught.value.hint
 
