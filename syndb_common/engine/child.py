@@ -243,7 +243,10 @@ def _die_when_told() -> None:
 
 
 def _warm_up(keeper: Keeper) -> None:
-    """The first Arrow rows into ClickHouse cost it more than half a second, once: spend it before someone waits."""
+    """The first Arrow rows into ClickHouse cost it more than half a second, once: spend it before someone waits.
+
+    Nothing else runs meanwhile: a query beside it was seen to wait for ever, once in thirty starts.
+    """
     rows = pa.table({"n": [1]})
     with suppress(SynDBError), keeper.working() as work:
         work.run("CREATE TEMPORARY TABLE warm_up (n Int64)")
@@ -253,7 +256,7 @@ def _warm_up(keeper: Keeper) -> None:
 def _start(control: Channel, folder: Path, settings: dict[str, Any]) -> tuple[Child, FlightServer | None]:
     keeper = Keeper(str(folder / "data"))
     _die_when_told()
-    threading.Thread(target=_warm_up, args=(keeper,), name="warm-up", daemon=True).start()
+    _warm_up(keeper)
     child = Child(control, keeper)
     child.uploads.recover()
     if settings.get("flight") is None:
