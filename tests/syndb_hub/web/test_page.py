@@ -143,6 +143,25 @@ async def test_large_ids_are_shown_exactly_and_counts_for_people(visit, hub):
     await visit(story)
 
 
+async def test_a_hub_without_such_data_says_how_to_ask_the_nodes(visit):
+    def empty(route: Any) -> None:
+        answer = route.fetch()
+        job = answer.json()
+        job["provenance"]["versions"] = []
+        route.fulfill(response=answer, json=job)
+
+    def story(visit: Visit) -> None:
+        visit.sign_in()
+        visit.ask(QUERY.replace("SCOPE federation", "SCOPE local"))
+        visit.page.locator("#rows tbody tr").first.wait_for()
+        assert "SCOPE federation" not in visit.page.locator("#sources").inner_text()
+        visit.page.route("**/v1/syql/exec", empty)
+        visit.page.get_by_role("button", name="Run").click()
+        visit.page.locator("#sources").get_by_text("add SCOPE federation").wait_for()
+
+    await visit(story)
+
+
 async def test_a_result_can_be_downloaded(visit):
     def story(visit: Visit) -> None:
         visit.sign_in()
