@@ -23,6 +23,10 @@ from syndb_common.syql import Plan, to_clickhouse
 
 log = structlog.get_logger(__name__)
 
+LARGE_PLAN = 20_000
+"""Characters of a plan as JSON; a smaller one compiles within some ten milliseconds."""
+_compiling = trio.CapacityLimiter(2)
+
 Guard = Callable[[Plan], None]
 """The owner's policy: returns, or raises PolicyRefused."""
 
@@ -114,7 +118,7 @@ class AnalyticsDelegate(Actor):
         self._guard(message.plan)
         with self._running.query(message.query_id):
             part = await self._engine.answer(
-                to_clickhouse(message.plan, "node"),
+                await _compile(message.plan),
                 limits=self._limits(message.seconds),
                 query_id=str(message.query_id),
             )
@@ -140,6 +144,13 @@ class AnalyticsDelegate(Actor):
 
     def _published(self) -> set[tuple[UUID, int]]:
         return {(version.dataset_id, version.version) for version in self._catalogue.versions}
+
+
+async def _compile(plan: Plan) -> str:
+    """The node's statement. A large plan takes a second or more: then in a thread, so that pings are answered."""
+    if len(plan.model_dump_json()) <= LARGE_PLAN:
+        return to_clickhouse(plan, "node")
+    return await trio.to_thread.run_sync(to_clickhouse, plan, "node", limiter=_compiling)
 
 
 def to_ipc(table: pa.Table) -> bytes:

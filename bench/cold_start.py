@@ -65,7 +65,7 @@ def _first_answer(federation: LocalFederation, expected: dict[str, Expected], so
     """Seconds from the start of the first daemon to the first right answer; imports when there are ``sources``."""
     began = time.monotonic()
     tour = Tour(federation, expected)
-    start(federation)
+    start(federation, multicast=False)
     if sources is not None:
         load_data(federation, sources)
     federation.wait_for(lambda: tour.healthy() == set(HOLDINGS), "the catalogue", seconds=60)

@@ -310,6 +310,9 @@ class _Sink:
         return False
 
 
+MAX_STATEMENT_BYTES = 16 * 1024**2
+
+
 def _settings(tag: str, limits: Limits, *, offered: bool) -> str:
     settings = {
         "log_comment": f"'{tag}'",
@@ -320,5 +323,9 @@ def _settings(tag: str, limits: Limits, *, offered: bool) -> str:
         "max_result_rows": limits.result_rows,
         "result_overflow_mode": "'throw'",
         "async_insert": 0,
+        # A plan over ten thousand data sets compiles to some megabytes; ClickHouse's default is a quarter of one.
+        "max_query_size": MAX_STATEMENT_BYTES,
+        "max_ast_elements": 1_000_000,
+        "max_expanded_ast_elements": 1_000_000,
     }
     return "SET " + ", ".join(f"{name} = {value}" for name, value in settings.items())

@@ -272,3 +272,9 @@ async def test_a_scratch_engine_leaves_nothing_behind(
         assert len(list(tmp_path.iterdir())) == 1
         inner.cancel_scope.cancel()
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_statement_of_megabytes_is_run(engine: EmbeddedEngine) -> None:
+    numbers = ", ".join(str(number) for number in range(300_000))
+    answer = await engine.query(f"SELECT count() AS n FROM numbers(10) WHERE number IN ({numbers})")
+    assert answer.table.to_pylist() == [{"n": 10}]

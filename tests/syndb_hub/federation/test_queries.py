@@ -143,10 +143,11 @@ async def test_two_data_sets_of_one_name_are_not_pooled_unless_selected_by_id(fe
     namesake = fly.versions[0].model_copy(update={"metadata": worm.versions[0].metadata})
     federation.directory.publish([replace(fly, versions=(namesake,))])
     by_name = COUNT + " WHERE dataset = 'worm'"
-    for text in (COUNT, by_name):
+    for text in ("SELECT dataset, COUNT(*) FROM synapses GROUP BY dataset SCOPE federation", by_name):
         with pytest.raises(Conflict, match="worm names two data sets"):
             await federation.run(text)
     assert federation.questions == []
+    assert rows(await federation.run(COUNT)) == [{"n": 7}]
     assert rows(await federation.run(f"{by_name} AND dataset_id = '{namesake.dataset_id}'")) == [{"n": 4}]
     assert rows(await federation.run(by_name, cluster_ids=[worm.record.id])) == [{"n": 3}]
 
