@@ -10,7 +10,8 @@ import pytest
 from tests.docs.pages import PAGES, ROOT, anchors, links, prose, text
 
 PLACES = (
-    "/etc/syndb", "/etc/systemd", "/var/lib/syndb", "/usr/bin/env", "/home", "/v1/", "/health", "/docs", "/openapi.json", "/ip4/",
+    "/etc/syndb", "/etc/systemd",
+    "/var/lib/syndb", "/usr/bin/env", "/home", "/v1/", "/health", "/docs", "/openapi.json", "/ip4/",
     "/p2p/", "/syndb/rpc/", "/result",
 )  # fmt: skip
 """Absolute paths and routes that mean the same to every reader."""

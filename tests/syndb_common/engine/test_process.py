@@ -90,6 +90,7 @@ async def test_chdb_is_never_loaded_into_the_daemon(engine: EmbeddedEngine) -> N
     assert not any(name.partition(".")[0] == "chdb" for name in sys.modules)
 
 
+@pytest.mark.slow
 async def test_a_folder_in_use_is_a_clear_error(engine: EmbeddedEngine, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is in use by another process") as caught:
         await EmbeddedEngine(tmp_path).run()
