@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from dataclasses import asdict
@@ -14,6 +13,7 @@ import typer
 from syndb_cli.client import Connection, config_folder
 from syndb_cli.options import DashedGroup
 from syndb_cli.output import errors_as_lines, note, show_json, show_table
+from syndb_common.engine import lock
 from syndb_common.errors import Conflict, SynDBError
 from syndb_common.settings import load, render, validate, write_private
 
@@ -228,15 +228,9 @@ def _is_running(data_dir: Path) -> bool:
     from syndb_cli.etl.target import ENGINE_FOLDER
 
     try:
-        with (data_dir / ENGINE_FOLDER / "lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
+        return lock.is_held(data_dir / ENGINE_FOLDER)
     except OSError as error:
         raise SynDBError(f"cannot see whether the node runs: {error}") from error
-    return False
 
 
 def _state(data_dir: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import pyarrow as pa
 import structlog
 import trio
 
-from syndb_common.engine import channel
+from syndb_common.engine import channel, lock
 from syndb_common.engine.interface import INLINE_BYTES, Answer, Limits, Offer, Scan
 from syndb_common.engine.link import MAX_IN_FLIGHT, Link, Pending
 from syndb_common.errors import (
@@ -125,7 +125,7 @@ class EmbeddedEngine:
         link = Link(ours, self._slots)
         try:
             with theirs:
-                process = await _spawn(theirs.fileno(), base / "clickhouse", self._flight)
+                process = await _spawn(theirs.fileno(), base / lock.FOLDER, self._flight)
         except BaseException:
             link.close()
             raise
@@ -156,7 +156,7 @@ class EmbeddedEngine:
 
     def _prepare(self, base: Path) -> dict[str, Any]:
         """Make folders, certificate and token; returns the start message."""
-        (base / "clickhouse" / "tmp").mkdir(mode=0o700, parents=True, exist_ok=True)
+        (base / lock.FOLDER / "tmp").mkdir(mode=0o700, parents=True, exist_ok=True)
         flight = None
         if self._flight is not None:
             certificate = ensure_certificate(self._flight.certificate_folder)

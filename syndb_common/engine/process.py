@@ -8,37 +8,17 @@ ClickHouse is built to be killed, and no process may stay behind holding the loc
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sys
-import time
 from pathlib import Path
 
-LOCK_SECONDS = 5.0
-"""How long to wait for the lock: a predecessor whose daemon was killed needs a moment to notice."""
-
-
-def lock(folder: Path) -> int | None:
-    """Take the folder's lock for the life of this process; None when another process keeps it."""
-    handle = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                os.close(handle)
-                return None
-            time.sleep(0.02)
-        else:
-            return handle
+from syndb_common.engine import lock
 
 
 def main() -> None:
     """Run until the control channel ends."""
     channel, folder = int(sys.argv[1]), Path(sys.argv[2])
     port = None if sys.argv[3] == "-" else int(sys.argv[3])
-    held = lock(folder)
+    held = lock.take(folder)
     confined = False
     if held is not None:
         from syndb_common.engine.landlock import confine

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from syndb_cli.main import app
-from syndb_common.engine.process import lock
+from syndb_common.engine import lock
 from syndb_common.node_settings import NodeSettings, Share
 from syndb_common.settings import load
 from syndb_node.main import app as node_app
@@ -154,8 +154,9 @@ def noted(config: Path) -> Callable[[dict[str, Any]], dict[str, str]]:
 @pytest.fixture
 def running(config: Path) -> Iterator[None]:
     """A daemon on this user's node: what matters of it here is the lock that its engine holds."""
-    (config.parent / "node" / "engine").mkdir(parents=True, mode=0o700)
-    held = lock(config.parent / "node" / "engine")
+    folder = config.parent / "node" / "engine" / lock.FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    held = lock.take(folder)
     assert held is not None
     yield
     os.close(held)
