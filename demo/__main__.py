@@ -71,6 +71,8 @@ def demonstrate(once: bool) -> int:
     say("reading the files independently, to know the right answers")
     expected = read_all(sources)
     multicast = trio.run(multicast_works)
+    if not multicast:
+        say("there is no multicast here: the nodes get the hub's address in their configuration")
     with local_federation(folder, list(HOLDINGS), port=port, configure_addresses=not multicast) as federation:
         began = time.monotonic()
         first: list[float] = []
@@ -104,7 +106,7 @@ def start(federation: LocalFederation, multicast: bool) -> None:
     for name in HOLDINGS:
         federation.start_node(name)
     federation.wait_answering()
-    way = "by mDNS" if multicast else "at its configured address, for there is no multicast here"
+    way = "by mDNS" if multicast else "at its configured address"
     say(f"waiting for the nodes to find the hub {way}, prove the password and receive the schema")
     waiting = set(HOLDINGS)
 
