@@ -28,6 +28,8 @@ from syndb_common.tables import schema
 from syndb_common.tables.identity import dataset_id, row_id
 from syndb_common.tables.versions import DatasetMetadata
 
+pytestmark = pytest.mark.slow
+
 WORM = dataset_id("worm")
 METADATA = DatasetMetadata(dataset="worm", species="Caenorhabditis elegans")
 NAMES = ["AVAL", "AVAR", "RIML"]

@@ -19,6 +19,8 @@ from syndb_common.syql import Plan, conform, needs_care, parse, partial_schema, 
 from syndb_common.tables.identity import dataset_id, row_id
 from syndb_common.tables.versions import DatasetMetadata, PublishedVersion
 
+pytestmark = pytest.mark.slow
+
 NAMES = tuple(f"node-{i}" for i in range(4))
 PROPERTY = settings(
     max_examples=60,
@@ -171,7 +173,6 @@ KEYS = {
 }
 
 
-@pytest.mark.slow
 @PROPERTY
 @given(rows=populations(), column=st.sampled_from(tuple(VALUES)), keys=st.sampled_from(tuple(KEYS)))
 def test_aggregates_over_nodes_are_those_over_one_clickhouse_and_exact(
@@ -222,7 +223,6 @@ def test_a_group_far_from_the_common_pivot_makes_the_node_take_care(clickhouse: 
         assert agree("VAR_POP", found["v"], exact("VAR_POP", values), values)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variance", ["", ", VAR_POP(psd_area) AS v"])
 def test_many_equal_values_sum_without_drift(clickhouse: Any, variance: str) -> None:
     fill(clickhouse, [Row(NAMES[0], "a", 1, None, 0.1)] * 300_000)
@@ -260,7 +260,6 @@ def test_nothing_to_read_gives_one_row_without_keys_and_none_with_them(clickhous
     descending=st.booleans(),
     data=st.data(),
 )
-@pytest.mark.slow
 def test_rows_in_order_are_those_of_one_clickhouse(
     clickhouse: Any, rows: list[Row], limit: int, offset: int, descending: bool, data: st.DataObject
 ) -> None:
@@ -314,7 +313,6 @@ def test_nan_and_infinity_do_not_break_the_other_groups(clickhouse: Any) -> None
     assert sum(found["n"] for found in federated(clickhouse, by_value)) == len(rows)
 
 
-@pytest.mark.slow
 @PROPERTY
 @given(text=st.text(st.characters(codec="utf-8"), max_size=30))
 def test_any_string_is_only_ever_a_string(clickhouse: Any, text: str) -> None:
