@@ -42,34 +42,82 @@ class Health(StrEnum):
         return self in (Health.HEALTHY, Health.DEGRADED)
 
 
+class Standing(StrEnum):
+    """Whether a node takes part. Only ``active`` nodes are pinged, asked and listened to."""
+
+    PENDING = "pending"
+    """Entered by the hub's operator; no PeerId has proved the name yet."""
+    WAITING = "waiting"
+    """Has proved itself; the hub's operator has to approve it."""
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    """Deactivated by the hub's operator."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterRecord:
-    """What the hub stores of a node: survives restarts of both."""
+    """What the hub stores of a node: survives restarts of both.
+
+    Attributes:
+        peer_id: the key that has the name; None until one has proved it, and after the last one was revoked.
+        endpoints: as the node announced them; what the hub dials of them is :attr:`Cluster.dial`.
+        protocol_version: the version of the messages the node speaks.
+        key_id: the secret it joined with (:func:`actors.remote.proof.key_id`).
+        observed_hosts: IP addresses its connection came from when it joined.
+        approved_hosts: IP addresses, networks (CIDR) and host names the hub's operator approved for it.
+    """
 
     id: UUID
     name: str
-    peer_id: str
+    peer_id: str | None
     endpoints: Endpoints
     registered_at: datetime
     institution: str = ""
     description: str = ""
     contact_email: str = ""
     software: str = ""
-    is_active: bool = True
+    standing: Standing = Standing.ACTIVE
     schema_version: int = 0
+    protocol_version: int = 1
+    key_id: str = ""
+    observed_hosts: tuple[str, ...] = ()
+    approved_hosts: tuple[str, ...] = ()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the node takes part."""
+        return self.standing is Standing.ACTIVE
+
+
+NOWHERE = Endpoints(multiaddrs=(), flight="", flight_certificate="")
+"""Endpoints of a node that announced none, or none that was approved."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A node as the hub sees it now."""
+    """A node as the hub sees it now.
+
+    Attributes:
+        dial: of the announced endpoints those that are approved; the hub dials nothing else.
+        refused_addresses: announced and not approved.
+        since: when the node entered its present state of health.
+        flaps: how often it became unreachable lately.
+        clock_skew_seconds: its clock minus the hub's; None until a ping measured it.
+    """
 
     record: ClusterRecord
+    dial: Endpoints = NOWHERE
+    refused_addresses: tuple[str, ...] = ()
     health: Health = Health.UNKNOWN
     cause: str = "not checked yet"
+    since: datetime | None = None
     failures: int = 0
+    flaps: int = 0
     latency_seconds: float | None = None
+    clock_skew_seconds: float | None = None
     last_seen: datetime | None = None
     catalogue_revision: int | None = None
+    ontology_revision: int | None = None
     versions: tuple[PublishedVersion, ...] = ()
     sharing: Mapping[UUID, str] = field(default_factory=dict)
 

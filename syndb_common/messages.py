@@ -4,8 +4,10 @@
 |---|---|---|
 | JoinRequest | node -> hub | JoinChallenge |
 | RegisterCluster | node -> hub | Registered |
+| LeaveFederation | node -> hub | Acknowledged |
 | HealthPing | hub -> node | HealthReport |
 | SchemaSync | hub -> node | SchemaReport |
+| OntologySync | hub -> node | OntologyReport |
 | DatasetCatalogRequest | hub -> node | CatalogAnnouncement |
 | CatalogAnnouncement | node -> hub | Acknowledged |
 | GetFlightEndpoint | hub -> node | FlightEndpoint |
@@ -28,10 +30,15 @@ from syndb_common.flight.settings import is_location
 from syndb_common.syql.plan import Plan
 from syndb_common.tables.versions import PublishedVersion
 
-PROTOCOL_VERSION = 1
-"""Version of this vocabulary. Hub and node speak it and the one before."""
+PROTOCOL_VERSION = 2
+"""Version of this vocabulary. Hub and node speak it and the one before.
+
+Version 2 added ``key_id``, ``succession``, ``standing``, the hub's next key, pages of catalogues, OntologySync and
+LeaveFederation. What it added has defaults, so that a peer of version 1 is understood.
+"""
 
 Nonce = Field(min_length=32, max_length=32)
+PeerIdText = Field(default="", max_length=64, pattern=r"^([1-9A-HJ-NP-Za-km-z]{46,64})?$")
 ClusterName = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
 
 
@@ -86,34 +93,76 @@ class JoinChallenge(Reply):
 
 
 class JoinRequest(Message):
-    """First step of joining: the node asks for a challenge. See :mod:`actors.remote.proof`."""
+    """First step of joining: the node asks for a challenge. See :mod:`actors.remote.proof`.
+
+    Attributes:
+        key_id: which secret the node is going to prove (:func:`actors.remote.proof.key_id`); empty from a node of
+            version 1, which proves the federation password.
+        protocol_version: the version the node speaks; absent only from nodes of version 1.
+    """
 
     reply_type = JoinChallenge
     cluster_name: str = ClusterName
     node_nonce: bytes = Nonce
-    protocol_version: int = PROTOCOL_VERSION
+    key_id: str = Field(default="", max_length=32, pattern=r"^([0-9a-f]{16})?$")
+    protocol_version: int = 1
 
 
 class Registered(Reply):
-    """The hub's acceptance and its own proof of the federation password."""
+    """The hub's acceptance and its own proof of the secret.
+
+    Attributes:
+        standing: ``active``, or ``waiting`` while the hub's operator has not approved the node yet.
+        ping_seconds: how often the hub pings; a node looks for its hub anew after several missed pings.
+        next_hub_peer_id: the key the hub will change to, which the node pins beside the present one; or empty.
+    """
 
     cluster_id: UUID
     hub_proof: bytes = Field(min_length=32, max_length=32)
     schema_version: int
+    standing: str = Field(default="active", max_length=20)
+    ping_seconds: float | None = Field(default=None, gt=0)
+    next_hub_peer_id: str = PeerIdText
+
+
+class Succession(BaseModel):
+    """The old key of a node hands its name to the new one, by which the node is connected now.
+
+    Attributes:
+        previous_peer_id: the PeerId that has the name so far.
+        signature: by that key, over :func:`actors.remote.proof.succession_statement`; 64 bytes of Ed25519.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    previous_peer_id: str = Field(max_length=64, pattern=r"^[1-9A-HJ-NP-Za-km-z]{46,64}$")
+    signature: bytes = Field(min_length=64, max_length=64)
 
 
 class RegisterCluster(Message):
-    """Second step of joining: the node's proof, its endpoints and what it is."""
+    """Second step of joining: the node's proof, its endpoints and what it is.
+
+    ``succession`` is given when the node has changed its key.
+    """
 
     reply_type = Registered
     join_id: UUID
     node_proof: bytes = Field(min_length=32, max_length=32)
     endpoints: Endpoints
+    succession: Succession | None = None
     schema_version: int = Field(ge=0)
     institution: str = Field(default="", max_length=300)
     description: str = Field(default="", max_length=2000)
     contact_email: str = Field(default="", max_length=300)
     software: str = Field(default="", max_length=100)
+
+
+class LeaveFederation(Message):
+    """The node stops now, on purpose: the hub need not wait for missed pings. It may come back."""
+
+    reply_type = Acknowledged
+    idempotent = True
+    reason: str = Field(default="", max_length=300)
 
 
 class HealthReport(Reply):
@@ -122,7 +171,8 @@ class HealthReport(Reply):
     Attributes:
         engine: ``ok``, or what is wrong with the engine.
         load: queries running now.
-        catalogue_revision: grows whenever the catalogue changed; the hub asks for it when it differs.
+        catalogue_revision: differs whenever the catalogue differs; the hub asks for it then.
+        ontology_revision: of the terms the node has; 0 for none.
         clock: seconds since the epoch at the node.
     """
 
@@ -134,14 +184,22 @@ class HealthReport(Reply):
     uptime_seconds: float
     software: str = Field(max_length=100)
     registered: bool = True
+    ontology_revision: int = 0
 
 
 class HealthPing(Message):
-    """Are you there, and how are you? ``clock`` is the hub's, seconds since the epoch."""
+    """Are you there, and how are you?
+
+    It is not repeated by the transport: a failed ping is what the health monitor wants to know.
+
+    Attributes:
+        clock: the hub's, seconds since the epoch.
+        next_hub_peer_id: as in :class:`Registered`.
+    """
 
     reply_type = HealthReport
-    idempotent = True
     clock: float
+    next_hub_peer_id: str = PeerIdText
 
 
 class SchemaMigration(BaseModel):
@@ -171,23 +229,66 @@ class SchemaSync(Message):
 
 
 class CatalogAnnouncement(Message):
-    """All versions a node has published, with the sharing level its owner's policy gives each data set.
+    """The versions a node has published, with the sharing level its owner's policy gives each data set.
 
-    Also the reply to :class:`DatasetCatalogRequest`.
+    Also the reply to :class:`DatasetCatalogRequest`. A catalogue that does not fit one frame comes in pages, of which
+    a node announces the first by itself; the hub asks for the others.
     """
 
     reply_type = Acknowledged
     idempotent = True
     revision: int
+    page: int = Field(default=0, ge=0, lt=10_000)
+    pages: int = Field(default=1, ge=1, le=10_000)
     versions: tuple[PublishedVersion, ...] = Field(max_length=100_000)
     sharing: dict[UUID, str] = Field(default_factory=dict)
 
 
 class DatasetCatalogRequest(Message):
-    """What have you published?"""
+    """What have you published? Pages count from 0."""
 
     reply_type = CatalogAnnouncement
     idempotent = True
+    page: int = Field(default=0, ge=0, lt=10_000)
+
+
+class OntologyTerm(BaseModel):
+    """One term of a controlled vocabulary, for instance a brain region.
+
+    Attributes:
+        id: stable name of the term, for instance ``FBbt:00005801``.
+        vocabulary: ``brain_region``, ``species``, ``microscopy``, ...
+        label: what people read and metadata hold.
+        parents: ids of broader terms.
+        deprecated_by: id of the term to use instead; empty for a term in use.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str = Field(min_length=1, max_length=200)
+    vocabulary: str = Field(min_length=1, max_length=100)
+    label: str = Field(min_length=1, max_length=500)
+    definition: str = Field(default="", max_length=4000)
+    synonyms: tuple[Annotated[str, Field(max_length=500)], ...] = Field(default=(), max_length=100)
+    parents: tuple[Annotated[str, Field(max_length=200)], ...] = Field(default=(), max_length=100)
+    deprecated_by: str = Field(default="", max_length=200)
+
+
+class OntologyReport(Reply):
+    """The revision of the terms the node has afterwards: the former one until the last page arrived."""
+
+    revision: int
+
+
+class OntologySync(Message):
+    """One page of the federation's terms; all pages of a revision together replace what the node had."""
+
+    reply_type = OntologyReport
+    idempotent = True
+    revision: int = Field(ge=1)
+    page: int = Field(ge=0, lt=10_000)
+    pages: int = Field(ge=1, le=10_000)
+    terms: tuple[OntologyTerm, ...] = Field(max_length=10_000)
 
 
 class FlightEndpoint(Reply):
@@ -243,8 +344,10 @@ MESSAGES: dict[str, type[Message]] = {
     for kind in (
         JoinRequest,
         RegisterCluster,
+        LeaveFederation,
         HealthPing,
         SchemaSync,
+        OntologySync,
         DatasetCatalogRequest,
         CatalogAnnouncement,
         GetFlightEndpoint,

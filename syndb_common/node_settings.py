@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from syndb_common.engine.interface import Limits
 from syndb_common.flight.settings import is_location
-from syndb_common.settings import Env, FileSettings, Settings
+from syndb_common.settings import Env, FileSettings, MetricsSettings, Settings
 
 
 class Share(StrEnum):
@@ -34,6 +34,9 @@ class ClusterSettings(Settings):
     institution: Annotated[str, Env("FEDERATION_CLUSTER_INSTITUTION")] = Field("", description="shown to users")
     description: Annotated[str, Env("FEDERATION_CLUSTER_DESCRIPTION")] = Field("", description="shown to users")
     contact_email: str = Field("", description="whom the hub's operator may write to")
+    native_port: Annotated[int, Env("FEDERATION_CLUSTER_NATIVE_PORT")] = Field(
+        9440, ge=1, le=65535, description="native port of a ClickHouse server; the embedded engine opens none"
+    )
 
 
 class FederationSettings(Settings):
@@ -52,9 +55,23 @@ class FederationSettings(Settings):
     listen: Annotated[tuple[str, ...], Env("FEDERATION_LISTEN_ADDR")] = Field(
         ("/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4001"), description="libp2p listen addresses, QUIC first"
     )
+    hub_url: Annotated[str, Env("SYNDB_HUB_URL")] = Field(
+        "",
+        pattern="^(https?://.+)?$",
+        description="the hub's REST API, to join where libp2p does not get through and to sync schemas by command",
+    )
     enable_mdns: Annotated[bool, Env("FEDERATION_ENABLE_MDNS")] = Field(True, description="find the hub on the LAN")
+    enable_dht: bool = Field(True, description="find the hub through the distributed hash table of the federation")
+    bootstrap: tuple[str, ...] = Field(
+        (), description="multiaddrs of other members, through which the table is entered"
+    )
+    relays: tuple[str, ...] = Field(
+        (), description="multiaddrs of relays to reach the hub through, for nodes behind NAT"
+    )
     hub_silence_seconds: float = Field(
-        10.0, gt=0, description="join again when the hub has not pinged for so long: five of its default intervals"
+        10.0,
+        gt=0,
+        description="join again when the hub has not pinged for so long, or for five of its intervals if that is longer",
     )
 
     @property
@@ -125,3 +142,4 @@ class NodeSettings(FileSettings):
     flight: FlightSettings = FlightSettings()
     limits: LimitSettings = LimitSettings()
     policy: PolicySettings = PolicySettings()
+    metrics: MetricsSettings = MetricsSettings()

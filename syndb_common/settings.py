@@ -51,6 +51,12 @@ class FileSettings(Settings):
     schema_version: int = Field(SCHEMA_VERSION, description="layout of this file")
 
 
+class MetricsSettings(Settings):
+    """Metrics for Prometheus, on a listener of their own since they tell about everybody's work."""
+
+    listen: str = Field("", description="host:port to serve /metrics at, for instance 127.0.0.1:9464; empty for none")
+
+
 S = TypeVar("S", bound=FileSettings)
 
 

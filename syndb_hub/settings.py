@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
-from syndb_common.settings import Env, FileSettings, Settings
+from syndb_common.settings import Env, FileSettings, MetricsSettings, Settings
 
 
 class HttpSettings(Settings):
@@ -37,7 +37,18 @@ class FederationSettings(Settings):
     listen: Annotated[tuple[str, ...], Env("FEDERATION_LISTEN_ADDR")] = Field(
         ("/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4001"), description="libp2p listen addresses, QUIC first"
     )
+    previous_password: SecretStr | None = Field(
+        None, min_length=1, description="still accepted while nodes change to a new password; `syndb-hub password`"
+    )
+    require_approval: bool = Field(False, description="new nodes wait until the operator approves them")
+    approved_networks: tuple[str, ...] = Field(
+        (),
+        description="addresses (CIDR) at which any node may be dialled, besides the one its connection came from",
+    )
     enable_mdns: Annotated[bool, Env("FEDERATION_ENABLE_MDNS")] = Field(True, description="be found on the LAN")
+    enable_dht: bool = Field(True, description="be found through the distributed hash table of the federation")
+    serve_relay: bool = Field(True, description="let nodes behind NAT reach each other's hub through this one")
+    relays: tuple[str, ...] = Field((), description="multiaddrs of relays through which this hub can be reached")
     delegation_timeout_seconds: Annotated[float, Env("FEDERATION_DELEGATION_TIMEOUT_SECS")] = Field(
         30.0, gt=0, le=86_400, description="how long nodes may take for their part of a query"
     )
@@ -52,6 +63,24 @@ class FederationSettings(Settings):
     )
     unreachable_after: int = Field(
         3, ge=1, description="failed pings in a row before a node counts as gone: one lost packet must not"
+    )
+    degraded_after: int = Field(
+        2, ge=1, description="slow answers in a row before a node is degraded: one may be chance"
+    )
+    healthy_after: int = Field(
+        2,
+        ge=1,
+        description="good answers in a row before a degraded node is healthy again, so that it does not flicker",
+    )
+    max_clock_skew_seconds: float = Field(
+        30.0, gt=0, description="a node whose clock differs by more is degraded: half of what a capability lives"
+    )
+    flap_limit: int = Field(
+        5, ge=2, description="a node that became unreachable so often within the window is held back"
+    )
+    flap_window_seconds: float = Field(600.0, gt=0, description="window in which these are counted")
+    flap_hold_seconds: float = Field(
+        120.0, gt=0, description="a flapping node stays degraded until it was reachable for so long without a break"
     )
 
 
@@ -76,3 +105,4 @@ class HubSettings(FileSettings):
     http: HttpSettings = HttpSettings()
     federation: FederationSettings
     jobs: JobSettings = JobSettings()
+    metrics: MetricsSettings = MetricsSettings()

@@ -14,8 +14,8 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -43,6 +43,18 @@ _PEER_ID = re.compile(rf"[{_BASE58}]{{46,64}}")
 def is_peer_id(text: str) -> bool:
     """Whether ``text`` has the form of a PeerId."""
     return _PEER_ID.fullmatch(text) is not None
+
+
+def is_signed_by(peer_id: str, signature: bytes, statement: bytes) -> bool:
+    """Whether the key behind a PeerId has signed the statement."""
+    public = _unbase58(peer_id)
+    if not public.startswith(_PEER_ID_PREFIX) or len(public) != len(_PEER_ID_PREFIX) + 32:
+        return False
+    try:
+        Ed25519PublicKey.from_public_bytes(public[len(_PEER_ID_PREFIX) :]).verify(signature, statement)
+    except InvalidSignature:
+        return False
+    return True
 
 
 class Identity:
@@ -104,6 +116,10 @@ class Identity:
             ) from None
         return cls(key)
 
+    def sign(self, statement: bytes) -> bytes:
+        """An Ed25519 signature of 64 bytes."""
+        return self._key.sign(statement)
+
     @property
     def key_pair(self) -> KeyPair:
         """The key as libp2p wants it."""
@@ -147,3 +163,14 @@ def _base58(data: bytes) -> str:
         digits.append(_BASE58[digit])
     leading_zeros = len(data) - len(data.lstrip(b"\0"))
     return _BASE58[0] * leading_zeros + "".join(reversed(digits))
+
+
+def _unbase58(text: str) -> bytes:
+    """The bytes behind base58 text; nothing for text that is none."""
+    if not is_peer_id(text):
+        return b""
+    number = 0
+    for letter in text:
+        number = number * 58 + _BASE58.index(letter)
+    leading_zeros = len(text) - len(text.lstrip(_BASE58[0]))
+    return b"\0" * leading_zeros + number.to_bytes((number.bit_length() + 7) // 8, "big")

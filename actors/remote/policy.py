@@ -20,7 +20,9 @@ from syndb_common.messages import (
     GetFlightEndpoint,
     HealthPing,
     JoinRequest,
+    LeaveFederation,
     Message,
+    OntologySync,
     RegisterCluster,
     SchemaSync,
 )
@@ -43,10 +45,14 @@ RPC_POLICY: dict[type[Message], Trust] = {
     RegisterCluster: Trust.ANYONE,
     # Fills the federation's catalogue: from nodes that are accepted and not deactivated.
     CatalogAnnouncement: Trust.MEMBER,
+    # Changes what the hub thinks of the sender alone.
+    LeaveFederation: Trust.MEMBER,
     # Tells load, versions and clock of an institution's machine.
     HealthPing: Trust.HUB,
     # Changes the node's tables.
     SchemaSync: Trust.HUB,
+    # Replaces the vocabularies that metadata are checked against.
+    OntologySync: Trust.HUB,
     # Lists data sets, also those that are not published to everyone.
     DatasetCatalogRequest: Trust.HUB,
     # Hands out the way to the data.

@@ -35,6 +35,9 @@ _SECRET_PREFIX = "syndb1_"  # noqa: S105 - marks generated secrets, is none
 _SECRET = re.compile(_SECRET_PREFIX + r"([A-Za-z0-9_-]{43})")
 _LABEL = b"syndb federation proof 1"
 _SALT_LABEL = b"syndb federation salt 1"
+_KEY_ID_LABEL = b"syndb federation key id 1"
+_SUCCESSION_LABEL = b"syndb node succession 1"
+_HTTP_LABEL = b"syndb registration over http 1"
 _STRETCHING = trio.CapacityLimiter(1)
 
 
@@ -95,14 +98,37 @@ def hub_proof(key: bytes, transcript: Transcript) -> bytes:
     return _proof(key, b"hub", transcript)
 
 
+def key_id(key: bytes) -> str:
+    """A name for a key, 16 hexadecimal digits, which tells the hub which of its secrets a node means."""
+    return hashlib.sha256(_KEY_ID_LABEL + key).hexdigest()[:16]
+
+
+def succession_statement(transcript: Transcript) -> bytes:
+    """What the old key of a node signs to hand its name to the new one, the transcript's ``node_peer_id``."""
+    return _framed(_SUCCESSION_LABEL, b"node", transcript)
+
+
+def http_statement(role: bytes, transcript: Transcript) -> bytes:
+    """What node (``role`` ``b"node"``) and hub (``b"hub"``) sign with their keys when they join over HTTP.
+
+    There no connection proves the PeerIds of the transcript, so the keys themselves have to.
+    """
+    return _framed(_HTTP_LABEL, role, transcript)
+
+
 def verify(presented: bytes, expected: bytes) -> bool:
     """Whether a proof that came from outside is the one computed here, in constant time."""
     return hmac.compare_digest(presented, expected)
 
 
 def _proof(key: bytes, role: bytes, transcript: Transcript) -> bytes:
+    return hmac.digest(key, _framed(_LABEL, role, transcript), "sha256")
+
+
+def _framed(label: bytes, role: bytes, transcript: Transcript) -> bytes:
+    """All that is proved or signed, each part with its length in front."""
     parts = (
-        _LABEL,
+        label,
         role,
         transcript.node_nonce,
         transcript.hub_nonce,
@@ -110,7 +136,7 @@ def _proof(key: bytes, role: bytes, transcript: Transcript) -> bytes:
         transcript.hub_peer_id.encode(),
         transcript.cluster_name.encode(),
     )
-    return hmac.digest(key, b"".join(struct.pack(">I", len(part)) + part for part in parts), "sha256")
+    return b"".join(struct.pack(">I", len(part)) + part for part in parts)
 
 
 def _stretch(password: str, hub_peer_id: str) -> bytes:

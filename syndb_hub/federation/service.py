@@ -14,9 +14,11 @@ from uuid import UUID
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
+from syndb_common.messages import JoinChallenge, JoinRequest, RegisterCluster, Registered
 from syndb_common.syql.plan import Plan, Scope
 
 Health = Literal["healthy", "degraded", "unreachable", "unknown"]
+Standing = Literal["pending", "waiting", "active", "inactive"]
 Require = Literal["any", "all"]
 
 
@@ -39,21 +41,38 @@ class DatasetView(_View):
 
 
 class ClusterView(_View):
-    """A registered node, how it is, and what it holds. ``health_cause`` says why it is not healthy."""
+    """A registered node, how it is, and what it holds.
+
+    Attributes:
+        health_cause: why it is not healthy.
+        standing: whether it takes part; ``is_active`` is ``standing == "active"``.
+        secret: what it joined with: ``password``, ``previous password``, ``invitation`` or nothing known.
+        refused_addresses: what it announced and the hub does not dial, because nobody approved it.
+    """
 
     id: UUID
     name: str
     institution: str = ""
     description: str = ""
+    contact_email: str = ""
+    software: str = ""
     endpoint: str = ""
     port: int = 0
     peer_id: str = ""
+    standing: Standing = "active"
     health: Health = "unknown"
     health_cause: str = ""
+    health_since: datetime | None = None
     is_active: bool = True
     schema_version: int = 0
+    protocol_version: int = 1
+    secret: str = ""
     latency_ms: float | None = None
+    clock_skew_ms: float | None = None
+    flaps: int = 0
     last_seen: datetime | None = None
+    refused_addresses: tuple[str, ...] = ()
+    approved_hosts: tuple[str, ...] = ()
     datasets: tuple[DatasetView, ...] = ()
 
 
@@ -206,19 +225,179 @@ class SchemaOutcome(_View):
     cause: str = ""
 
 
-class FederationControl(Protocol):
-    """What the hub's operator can do to nodes."""
+class TransitionView(_View):
+    """One change of a node's health and why it happened."""
 
-    async def sync_schema(self, *, dry_run: bool) -> list[SchemaOutcome]:
-        """Send every active node the migrations it lacks; one outcome per node, failures included."""
+    at: datetime
+    from_state: Health
+    to_state: Health
+    cause: str
+
+
+class ClusterHealth(_View):
+    """How a node is, how it was, and what was measured last."""
+
+    cluster: ClusterView
+    transitions: tuple[TransitionView, ...] = ()
+
+
+class Check(_View):
+    """One test of a node.
+
+    Attributes:
+        test: ``connectivity``, ``schema`` or ``query``.
+        cause: what failed and what to do about it, for the operator; empty when it passed.
+        detail: what was seen, for instance the versions compared.
+    """
+
+    test: Literal["connectivity", "schema", "query"]
+    passed: bool
+    latency_ms: float
+    cause: str = ""
+    detail: str = ""
+
+
+class ClusterEntry(_View):
+    """A node as the hub's operator enters it before it has joined. ``endpoint`` may be a host name or an address."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    endpoint: str = Field(default="", max_length=253)
+    port: int = Field(default=50052, ge=1, le=65535)
+    institution: str = Field(default="", max_length=300)
+    description: str = Field(default="", max_length=2000)
+    contact_email: str = Field(default="", max_length=300)
+
+
+class FederationControl(Protocol):
+    """What the hub's operator can do to nodes. All methods raise ``NotFound`` for a node that does not exist."""
+
+    async def sync_schema(self, *, dry_run: bool, cluster_ids: Sequence[UUID] | None = None) -> list[SchemaOutcome]:
+        """Send every active node, or those named, the migrations it lacks; one outcome per node, failures included."""
+        ...
+
+    async def enter(self, entry: ClusterEntry) -> UUID:
+        """Enter a node that has not joined yet: ``pending`` until a PeerId proves the name.
+
+        Raises:
+            Conflict: the name is taken.
+        """
+        ...
+
+    async def activate(self, cluster_id: UUID) -> None:
+        """Let a node take part that waits for approval or was deactivated.
+
+        Raises:
+            Conflict: no PeerId has proved its name.
+        """
         ...
 
     async def deactivate(self, cluster_id: UUID) -> None:
-        """Exclude a node until further notice; its record stays.
+        """Exclude a node until further notice; its record stays."""
+        ...
+
+    async def revoke_key(self, cluster_id: UUID, cause: str) -> None:
+        """Believe the node's present key never again; the name waits for another key, ``pending``."""
+        ...
+
+    async def approve_hosts(self, cluster_id: UUID, hosts: Sequence[str]) -> None:
+        """Let the hub dial the node at these IP addresses, networks or host names, in place of those approved before.
 
         Raises:
-            NotFound: no such node.
+            InvalidRequest: one of them is none of these.
         """
+        ...
+
+    async def verify(self, cluster_id: UUID) -> ClusterHealth:
+        """Ping the node now and say how it is."""
+        ...
+
+    async def history(self, cluster_id: UUID, *, limit: int) -> ClusterHealth:
+        """How the node is and its latest changes of health, newest first; nothing is sent."""
+        ...
+
+    async def test_connectivity(self, cluster_id: UUID) -> Check:
+        """Whether the node answers over the control plane, and its Flight server over the data plane."""
+        ...
+
+    async def test_schema(self, cluster_id: UUID) -> Check:
+        """Whether the node's schema fits the hub's."""
+        ...
+
+    async def test_query(self, cluster_id: UUID) -> Check:
+        """Whether a small query comes back right from the node."""
+        ...
+
+
+class JoinOverHttp(Protocol):
+    """Joining in two HTTP requests, for nodes whose libp2p cannot reach the hub. See :mod:`actors.remote.proof`."""
+
+    async def challenge(self, peer_id: str, request: JoinRequest, *, client: str) -> JoinChallenge:
+        """First step. ``client`` is the caller's IP address."""
+        ...
+
+    async def register(
+        self, peer_id: str, registration: RegisterCluster, signature: bytes, *, client: str
+    ) -> tuple[Registered, bytes]:
+        """Second step, signed by the node's key; returns the acceptance and the hub's signature.
+
+        Raises:
+            JoinRefused: proof or signature is wrong, or the challenge is not.
+        """
+        ...
+
+
+QueryType = Literal["remote_single", "remote_multi", "federation_union", "federation_search", "health_check"]
+
+
+class Benchmark(_View):
+    """One measured query of the federation."""
+
+    id: UUID
+    at: datetime
+    cluster_id: UUID | None = None
+    query_type: QueryType
+    latency_ms: float = Field(ge=0)
+    row_count: int = Field(default=0, ge=0)
+    cluster_count: int = Field(default=1, ge=0)
+    payload_bytes: int = Field(default=0, ge=0)
+    success: bool = True
+
+
+class BenchmarkSummary(_View):
+    """Benchmarks of one query type. Latencies in milliseconds, quantiles by nearest rank."""
+
+    query_type: QueryType
+    count: int
+    successes: int
+    latency_ms_mean: float
+    latency_ms_p50: float
+    latency_ms_p95: float
+    latency_ms_p99: float
+    latency_ms_max: float
+    rows: int
+    bytes: int
+
+
+class Benchmarks(Protocol):
+    """What was measured of real queries; at most some thousands are kept, the oldest give way."""
+
+    async def add(self, benchmark: Benchmark) -> None:
+        """Keep one."""
+        ...
+
+    async def list(
+        self,
+        *,
+        query_type: QueryType | None = None,
+        cluster_id: UUID | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
+    ) -> list[Benchmark]:
+        """The latest first."""
+        ...
+
+    async def aggregate(self, *, since: datetime | None = None) -> list[BenchmarkSummary]:
+        """One summary per query type that occurs."""
         ...
 
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 
 from syndb_common.messages import SchemaMigration
 from syndb_hub.auth.tokens import TokenService
-from syndb_hub.federation.service import FederationControl, FederationView, HealthProbe, Queries
+from syndb_hub.federation.service import (
+    Benchmarks,
+    FederationControl,
+    FederationView,
+    HealthProbe,
+    JoinOverHttp,
+    Queries,
+)
 from syndb_hub.jobs.runner import JobRunner
 from syndb_hub.settings import HttpSettings
 
@@ -24,6 +31,8 @@ class Services:
     queries: Queries
     federation: FederationView
     control: FederationControl
+    joining: JoinOverHttp
+    benchmarks: Benchmarks
     jobs: JobRunner
     tokens: TokenService
     probe: HealthProbe
