@@ -58,16 +58,14 @@ class FederationSettings(Settings):
     hub_url: Annotated[str, Env("SYNDB_HUB_URL")] = Field(
         "",
         pattern="^(https?://.+)?$",
-        description="the hub's REST API, to join where libp2p does not get through and to sync schemas by command",
+        description="the hub's REST API, to join where libp2p does not get through",
     )
     enable_mdns: Annotated[bool, Env("FEDERATION_ENABLE_MDNS")] = Field(True, description="find the hub on the LAN")
     enable_dht: bool = Field(True, description="find the hub through the distributed hash table of the federation")
     bootstrap: tuple[str, ...] = Field(
         (), description="multiaddrs of other members, through which the table is entered"
     )
-    relays: tuple[str, ...] = Field(
-        (), description="multiaddrs of relays to reach the hub through, for nodes behind NAT"
-    )
+    relays: tuple[str, ...] = Field((), description="multiaddrs of relays to reach the hub through, behind NAT")
     hub_silence_seconds: float = Field(
         10.0,
         gt=0,

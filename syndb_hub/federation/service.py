@@ -385,7 +385,7 @@ class Benchmarks(Protocol):
         """Keep one."""
         ...
 
-    async def list(
+    async def latest(
         self,
         *,
         query_type: QueryType | None = None,
