@@ -62,9 +62,7 @@ class FederationSettings(Settings):
     )
     enable_mdns: Annotated[bool, Env("FEDERATION_ENABLE_MDNS")] = Field(True, description="find the hub on the LAN")
     enable_dht: bool = Field(True, description="find the hub through the distributed hash table of the federation")
-    bootstrap: tuple[str, ...] = Field(
-        (), description="multiaddrs of other members, through which the table is entered"
-    )
+    bootstrap: tuple[str, ...] = Field((), description="multiaddrs of members through which that is entered")
     relays: tuple[str, ...] = Field((), description="multiaddrs of relays to reach the hub through, behind NAT")
     hub_silence_seconds: float = Field(
         10.0,
