@@ -151,6 +151,10 @@ class Host:
         """Whether a connection is open. It may lead to a process that is gone."""
         return self._connection(_peer(peer_id)) is not None
 
+    def observed_hosts(self, peer_id: str) -> tuple[str, ...]:
+        """IP addresses from which the peer's present connections come; none for those through a relay."""
+        return self._swarm.observed_hosts(_peer(peer_id))
+
     async def connect(self, peer_id: str, addresses: Sequence[str], *, timeout: float) -> None:  # noqa: ASYNC109
         """Have a connection to ``peer_id``: an open one, or a new one to the first address that answers as it.
 

@@ -15,6 +15,7 @@ Measured with libp2p 0.8.1, and what is done about it here:
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import os
 import warnings
@@ -27,6 +28,7 @@ from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.identity.identify_push.identify_push import ID_PUSH
 from libp2p.io.abc import ReadWriteCloser
+from libp2p.io.trio import TrioTCPStream
 from libp2p.network.config import RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.connection.swarm_connection import SwarmConn
@@ -40,6 +42,7 @@ from libp2p.security.noise.transport import Transport as Noise
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.quic.config import QUICTransportConfig
+from libp2p.transport.quic.connection import QUICConnection
 from libp2p.transport.quic.transport import QUICTransport
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
@@ -114,6 +117,14 @@ class DaemonSwarm(Swarm):
         streams.add(frames)
         return frames
 
+    def observed_hosts(self, peer_id: ID) -> tuple[str, ...]:
+        """The IP addresses at the other end of the open connections to a peer, those without a relay."""
+        found = (remote_host(connection.muxed_conn) for connection in self._open_connections(peer_id))
+        return tuple(dict.fromkeys(host for host in found if host))
+
+    def _open_connections(self, peer_id: ID) -> list[INetConn]:
+        return [connection for connection in self.connections.get(peer_id, []) if not connection.is_closed]
+
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
         """Register a connection and watch for its end."""
         connection = await super().add_conn(muxed_conn, direction)
@@ -165,6 +176,32 @@ class DaemonSwarm(Swarm):
         if unused is None:
             raise SwarmException("all places for connections are in use")
         await unused.close()
+
+
+def remote_host(connection: object) -> str:
+    """The IP address at the other end of a connection, whatever its layers; nothing when a relay lies between."""
+    # QUIC knows its peer's socket address; Noise and Yamux lie in layers around a TCP socket.
+    for _ in range(_MAX_LAYERS):
+        if isinstance(connection, QUICConnection):
+            return _plain_ip(connection.get_remote_address()[0])
+        if isinstance(connection, TrioTCPStream):
+            with contextlib.suppress(OSError):
+                return _plain_ip(connection.stream.socket.getpeername()[0])
+            return ""
+        below = (getattr(connection, name, None) for name in _LAYERS)
+        connection = next((layer for layer in below if layer is not None), None)
+    return ""
+
+
+_LAYERS = ("secured_conn", "conn", "read_writer", "read_write_closer", "stream")
+_MAX_LAYERS = 10
+
+
+def _plain_ip(text: str) -> str:
+    """An IPv4 address that came in on an IPv6 socket is still that IPv4 address."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
 
 
 def new_host(swarm: DaemonSwarm) -> BasicHost:

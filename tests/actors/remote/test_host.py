@@ -73,6 +73,25 @@ async def test_a_peer_answers_on_the_connection_it_opened(hosts, transport):
     assert await say(server, client.peer_id) == b"hello"
 
 
+async def test_a_host_sees_the_address_a_peer_comes_from(hosts, transport):
+    server, client, other = await hosts(transport), await hosts(), await hosts()
+    assert server.observed_hosts(client.peer_id) == ()
+    await client.connect(server.peer_id, server.addresses, timeout=5)
+    await settle(lambda: server.is_connected(client.peer_id))
+    assert server.observed_hosts(client.peer_id) == client.observed_hosts(server.peer_id) == ("127.0.0.1",)
+    assert server.observed_hosts(other.peer_id) == ()
+    await client.disconnect(server.peer_id)
+    await settle(lambda: not server.is_connected(client.peer_id))
+    assert server.observed_hosts(client.peer_id) == ()
+
+
+async def test_an_ipv6_address_is_seen_as_well():
+    async with open_host(Identity.generate(), ["/ip6/::1/tcp/0"]) as server, open_host(Identity.generate(), []) as client:
+        await client.connect(server.peer_id, server.addresses, timeout=5)
+        await settle(lambda: server.is_connected(client.peer_id))
+        assert server.observed_hosts(client.peer_id) == ("::1",)
+
+
 async def test_quic_is_tried_first_and_tcp_when_it_fails(hosts, free_port):
     server, client = await hosts("tcp"), await hosts()
     server.set_handler(ECHO, echo)
