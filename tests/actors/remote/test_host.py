@@ -86,7 +86,8 @@ async def test_a_host_sees_the_address_a_peer_comes_from(hosts, transport):
 
 
 async def test_an_ipv6_address_is_seen_as_well():
-    async with open_host(Identity.generate(), ["/ip6/::1/tcp/0"]) as server, open_host(Identity.generate(), []) as client:
+    server_identity = Identity.generate()
+    async with open_host(server_identity, ["/ip6/::1/tcp/0"]) as server, open_host(Identity.generate(), []) as client:
         await client.connect(server.peer_id, server.addresses, timeout=5)
         await settle(lambda: server.is_connected(client.peer_id))
         assert server.observed_hosts(client.peer_id) == ("::1",)
