@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import structlog
 import trio
 
+from syndb_common import tracing
 from syndb_common.errors import SynDBError
 
 log = structlog.get_logger(__name__)
@@ -34,6 +35,7 @@ def configure_logging(level: str = "info") -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            _name_work,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -44,6 +46,16 @@ def configure_logging(level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+
+
+def _name_work(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Every line says which request it belongs to, at the hub and at its nodes, and which trace if there is one."""
+    work = tracing.current_work.get()
+    if work is not None:
+        event.setdefault("request_id", work.request_id)
+        if work.traceparent:
+            event.setdefault("trace_id", work.traceparent.split("-")[1])
+    return event
 
 
 def notify(state: str) -> None:

@@ -26,7 +26,9 @@ import trio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from syndb_common import tracing
 from syndb_common.errors import ConfigError, LimitExceeded, RequestTimeout, TooManyRequests
+from syndb_common.metrics import HTTP_SECONDS
 from syndb_hub.http.problems import problem_response
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -41,7 +43,8 @@ def uuid7() -> UUID:
 
 
 class RequestId:
-    """Names the request in ``scope["state"]["request_id"]`` and in ``X-Request-ID`` of the answer."""
+    """Names the request in ``scope["state"]["request_id"]``, in ``X-Request-ID`` of the answer, and as the work that
+    everything done for it belongs to (:mod:`syndb_common.tracing`)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -60,12 +63,13 @@ class RequestId:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        work = tracing.Work(request_id, tracing.traceparent(Headers(scope=scope).get("traceparent", "")))
+        with tracing.doing(work), tracing.span(f"HTTP {scope['method']}"):
             await self.app(scope, receive, named)
 
 
 class AccessLog:
-    """Logs method, path, status and time; never headers, query strings or bodies, where secrets may be."""
+    """Logs and counts method, path, status and time; never headers, query strings or bodies, where secrets may be."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -87,12 +91,16 @@ class AccessLog:
         try:
             await self.app(scope, receive, watched)
         finally:
+            seconds = time.perf_counter() - began
+            # Set by the operation; everything else is a page or a file of one.
+            operation = scope.get("state", {}).get("operation", "page")
+            HTTP_SECONDS.labels(operation, str(status)).observe(seconds)
             _log.info(
                 "request",
                 method=scope["method"],
                 path=scope["path"][:500],
                 status=status,
-                seconds=round(time.perf_counter() - began, 4),
+                seconds=round(seconds, 4),
                 client=scope["client"][0] if scope.get("client") else None,
             )
 

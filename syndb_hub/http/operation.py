@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from opentelemetry import trace
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -82,6 +83,8 @@ class Operation:
 
     async def _answer(self, request: Request) -> Response:
         services: Services = request.app.state.services
+        request.scope.setdefault("state", {})["operation"] = self.name
+        trace.get_current_span().update_name(f"{self.method} {self.path}")
         caller = None
         if self.right is not None:
             caller = await _authenticate(request, services)

@@ -23,6 +23,7 @@ from uuid import UUID, uuid4
 import structlog
 import trio
 
+from syndb_common import tracing
 from syndb_common.errors import Conflict, ErrorBody, NotFound, SynDBError, TooManyRequests, Unavailable
 from syndb_common.syql.plan import Scope
 from syndb_hub.federation.service import Queries, Require
@@ -48,8 +49,9 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Active:
-    """A job in line or at work."""
+    """A job in line or at work, and the request that it answers."""
 
+    work: tracing.Work
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
 
@@ -135,7 +137,9 @@ class JobRunner:
             created_at=self._now(),
         )
         self._waiting += 1
-        self._active[job.id] = _Active()
+        asked_by = tracing.current_work.get()
+        self._active[job.id] = _Active(asked_by or tracing.Work(str(job.id)))
+        _log.info("job accepted", job_id=str(job.id))
         try:
             await self._jobs.add(job)
         except BaseException:
@@ -241,7 +245,7 @@ class JobRunner:
         if active is None or not await self._jobs.start(job.id, self._now()):
             return  # cancelled while it waited
         error: SynDBError | None = None
-        with active.scope:
+        with active.scope, tracing.doing(active.work), tracing.span("job", job_id=str(job.id)):
             try:
                 await self._answer(job)
             except SynDBError as raised:
