@@ -16,9 +16,11 @@ import trio
 
 from actors.cluster import Catalogue
 from actors.runtime import Actor, handle
+from syndb_common import tracing
 from syndb_common.engine.interface import Answer, Engine, Limits
 from syndb_common.errors import Cancelled, Conflict, NotFound, SynDBError, TooManyRequests
 from syndb_common.messages import Acknowledged, AnalyticsQuery, AnalyticsResult, CancelQuery, FlightEndpoint
+from syndb_common.metrics import QUERY_SECONDS, SCANNED_BYTES, SCANNED_ROWS, timed
 from syndb_common.syql import Plan, to_clickhouse
 
 log = structlog.get_logger(__name__)
@@ -114,6 +116,15 @@ class AnalyticsDelegate(Actor):
         return Acknowledged()
 
     async def _compute(self, message: AnalyticsQuery) -> AnalyticsResult:
+        query_id = str(message.query_id)
+        with timed(QUERY_SECONDS, "part"), tracing.span("part", query_id=query_id):
+            result = await self._part(message)
+        SCANNED_ROWS.inc(result.scanned_rows)
+        SCANNED_BYTES.inc(result.scanned_bytes)
+        log.info("part computed", query_id=query_id, rows=result.rows, inline=result.inline is not None)
+        return result
+
+    async def _part(self, message: AnalyticsQuery) -> AnalyticsResult:
         await self._check_published(message.plan)
         self._guard(message.plan)
         with self._running.query(message.query_id):
