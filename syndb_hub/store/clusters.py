@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 import structlog
 from pydantic import ValidationError
 
-from actors.directory import ClusterRecord
+from actors.directory import ClusterRecord, Standing
 from syndb_common.errors import Conflict
 from syndb_common.messages import CatalogAnnouncement, Endpoints
 from syndb_hub.store.database import Store
@@ -21,6 +21,10 @@ log = structlog.get_logger(__name__)
 
 MAX_CAUSE = 1000
 """Characters kept of why a node's health changed."""
+MAX_TRANSITIONS = 1000
+"""Changes of health kept of each node: a node that flaps all day fills the store no further."""
+TRANSITIONS_LIFETIME = timedelta(days=400)
+"""How long they are kept: long enough to compare a month with the same one a year before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +45,15 @@ class Clusters:
         self._store = store
 
     async def load(self) -> list[ClusterRecord]:
-        """Every node ever registered, by name."""
+        """Every node ever registered, by name. Changes of health that are too old are forgotten on this occasion."""
+        forgotten = health_transitions.c.at < datetime.now(UTC) - TRANSITIONS_LIFETIME
 
         def work(connection: sa.Connection) -> list[ClusterRecord]:
+            connection.execute(sa.delete(health_transitions).where(forgotten))
             by_name = sa.select(clusters).order_by(clusters.c.name)
             return [_record(row._mapping) for row in connection.execute(by_name)]
 
-        return await self._store.read(work)
+        return await self._store.write(work)
 
     async def save(self, record: ClusterRecord) -> None:
         """Insert or replace one record.
@@ -55,7 +61,11 @@ class Clusters:
         Raises:
             Conflict: the name or the PeerId belongs to another record.
         """
-        values = {**asdict(record), "endpoints": record.endpoints.model_dump(mode="json")}
+        values = {
+            **asdict(record),
+            "endpoints": record.endpoints.model_dump(mode="json"),
+            "standing": record.standing.value,
+        }
 
         def work(connection: sa.Connection) -> None:
             changed = connection.execute(sa.update(clusters).where(clusters.c.id == record.id).values(**values))
@@ -66,7 +76,7 @@ class Clusters:
             await self._store.write(work)
         except sa.exc.IntegrityError:
             raise Conflict(
-                f"The name {record.name!r} or the identity of that node belongs to another node.",
+                f"the name {record.name} or the identity of that node belongs to another node",
                 hint="Restore the node's key, or choose another cluster name.",
             ) from None
 
@@ -95,11 +105,17 @@ class Clusters:
         await self._store.write(work)
 
     async def record_transition(self, cluster_id: UUID, at: datetime, old: str, new: str, cause: str) -> None:
-        """Append one change of health; its cause is cut after :data:`MAX_CAUSE` characters."""
+        """Append one change of health, its cause cut after :data:`MAX_CAUSE` characters, in place of those that are too
+        old or too many."""
         row = {"cluster_id": cluster_id, "at": at, "from_state": old, "to_state": new, "cause": cause[:MAX_CAUSE]}
+        of_node = health_transitions.c.cluster_id == cluster_id
+        newest_first = sa.select(health_transitions.c.id).where(of_node).order_by(health_transitions.c.id.desc())
+        surplus = newest_first.offset(MAX_TRANSITIONS).limit(1).scalar_subquery()
+        old_or_many = sa.or_(health_transitions.c.at < at - TRANSITIONS_LIFETIME, health_transitions.c.id <= surplus)
 
         def work(connection: sa.Connection) -> None:
             connection.execute(sa.insert(health_transitions).values(**row))
+            connection.execute(sa.delete(health_transitions).where(of_node, old_or_many))
 
         await self._store.write(work)
 
@@ -122,4 +138,10 @@ class Clusters:
 
 
 def _record(row: Any) -> ClusterRecord:
-    return ClusterRecord(**{**row, "endpoints": Endpoints.model_validate(row["endpoints"])})
+    stored = {
+        "endpoints": Endpoints.model_validate(row["endpoints"]),
+        "standing": Standing(row["standing"]),
+        "observed_hosts": tuple(row["observed_hosts"]),
+        "approved_hosts": tuple(row["approved_hosts"]),
+    }
+    return ClusterRecord(**{**row, **stored})

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import trio
 
 from syndb_common.errors import ConfigError, SynDBError, Unavailable
-from syndb_hub.store.schema import SCHEMA_VERSION, metadata, schema_version
+from syndb_hub.store.migrations import upgrade
 
 T = TypeVar("T")
 
@@ -35,7 +35,8 @@ class Store:
 
     @classmethod
     async def open(cls, path: Path) -> Store:
-        """Open the SQLite file at ``path`` and create it, readable by its owner only, where there is none.
+        """Open the SQLite file at ``path`` and bring it to the present layout; create it, readable by its owner only,
+        where there is none.
 
         Raises:
             ConfigError: the file is not ours, cannot be used, or was written by a newer release.
@@ -43,7 +44,7 @@ class Store:
         engine = _sqlite(path)
         store = cls(engine)
         try:
-            await trio.to_thread.run_sync(_prepare, engine, path, limiter=store._limiter)
+            await trio.to_thread.run_sync(_prepare, path, limiter=store._limiter)
         except BaseException:
             engine.dispose()
             raise
@@ -73,11 +74,11 @@ def _transact(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
             return work(connection)
     except sa.exc.OperationalError as error:
         raise Unavailable(
-            f"The hub's store cannot be used: {error.orig}", hint="Check free disk space and other processes using it."
+            f"the hub's store cannot be used: {error.orig}", hint="Check free disk space and other processes using it."
         ) from error
 
 
-def _sqlite(path: Path) -> sa.Engine:
+def _sqlite(path: Path, *, foreign_keys: bool = True) -> sa.Engine:
     """An engine whose transactions really begin where SQLAlchemy says so.
 
     The driver's own transactions start late and silently, which loses updates; ours are explicit.
@@ -91,7 +92,7 @@ def _sqlite(path: Path) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, record: Any) -> None:
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", f"foreign_keys = {int(foreign_keys)}"):
             connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")
@@ -102,29 +103,16 @@ def _sqlite(path: Path) -> sa.Engine:
     return engine
 
 
-def _prepare(engine: sa.Engine, path: Path) -> None:
+def _prepare(path: Path) -> None:
+    engine = _sqlite(path, foreign_keys=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        _transact(engine.execution_options(syndb_write=True), lambda connection: _check_layout(connection, path))
+        _transact(engine.execution_options(syndb_write=True), lambda connection: upgrade(connection, str(path)))
     except (OSError, sa.exc.DatabaseError, Unavailable) as error:
         cause = error.message if isinstance(error, SynDBError) else getattr(error, "orig", error)
         raise ConfigError(
-            f"The hub's store {path} cannot be opened: {cause}", hint="Check the path and its permissions."
+            f"the hub's store {path} cannot be opened: {cause}", hint="Check the path and its permissions."
         ) from error
-
-
-def _check_layout(connection: sa.Connection, path: Path) -> None:
-    if not sa.inspect(connection).has_table(schema_version.name):
-        metadata.create_all(connection)
-        connection.execute(sa.insert(schema_version).values(version=SCHEMA_VERSION))
-        return
-    found = connection.execute(sa.select(sa.func.max(schema_version.c.version))).scalar_one()
-    if found is None or found > SCHEMA_VERSION:
-        raise ConfigError(
-            f"The hub's store {path} has layout {found}; this release knows layouts up to {SCHEMA_VERSION}.",
-            hint="Install the release that wrote it, or restore a backup made by this one.",
-        )
-    if found < SCHEMA_VERSION:
-        metadata.create_all(connection)
-        connection.execute(sa.update(schema_version).values(version=SCHEMA_VERSION))
+    finally:
+        engine.dispose()

@@ -1,18 +1,10 @@
-"""The tables of the hub's store and the number of their layout."""
+"""The tables of the hub's store, as :mod:`syndb_hub.store.migrations` leaves them."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
-
-SCHEMA_VERSION = 2
-"""Number of this layout; each so far only adds tables. A file with a higher one was written by a newer release and is
-not touched.
-
-1. tokens, jobs, clusters, health
-2. catalogues
-"""
 
 metadata = sa.MetaData()
 
@@ -37,8 +29,6 @@ class Moment(sa.types.TypeDecorator[datetime]):
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
-
-schema_version = sa.Table("schema_version", metadata, sa.Column("version", sa.Integer, nullable=False))
 
 api_tokens = sa.Table(
     "api_tokens",
@@ -77,15 +67,19 @@ clusters = sa.Table(
     metadata,
     sa.Column("id", sa.Uuid, primary_key=True),
     sa.Column("name", sa.String(63), nullable=False, unique=True),
-    sa.Column("peer_id", sa.String(128), nullable=False, unique=True),
+    sa.Column("peer_id", sa.String(128), unique=True),
     sa.Column("endpoints", sa.JSON, nullable=False),
     sa.Column("institution", sa.String(300), nullable=False),
     sa.Column("description", sa.String(2000), nullable=False),
     sa.Column("contact_email", sa.String(300), nullable=False),
     sa.Column("software", sa.String(100), nullable=False),
     sa.Column("schema_version", sa.Integer, nullable=False),
-    sa.Column("is_active", sa.Boolean, nullable=False),
     sa.Column("registered_at", Moment, nullable=False),
+    sa.Column("standing", sa.String(16), nullable=False),
+    sa.Column("protocol_version", sa.Integer, nullable=False),
+    sa.Column("key_id", sa.String(16), nullable=False),
+    sa.Column("observed_hosts", sa.JSON, nullable=False),
+    sa.Column("approved_hosts", sa.JSON, nullable=False),
 )
 
 catalogues = sa.Table(
@@ -105,3 +99,54 @@ health_transitions = sa.Table(
     sa.Column("to_state", sa.String(16), nullable=False),
     sa.Column("cause", sa.String(1000), nullable=False),
 )
+
+invitations = sa.Table(
+    "invitations",
+    metadata,
+    sa.Column("key_id", sa.String(16), primary_key=True),
+    sa.Column("key", sa.LargeBinary(32), nullable=False),
+    sa.Column("cluster_name", sa.String(63), nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("expires_at", Moment, nullable=False),
+    sa.Column("used_by", sa.String(128)),
+    sa.Column("revoked_at", Moment),
+)
+
+revoked_peers = sa.Table(
+    "revoked_peers",
+    metadata,
+    sa.Column("peer_id", sa.String(128), primary_key=True),
+    sa.Column("at", Moment, nullable=False),
+    sa.Column("cause", sa.String(1000), nullable=False),
+)
+
+benchmarks = sa.Table(
+    "benchmarks",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.Uuid, nullable=False, unique=True),
+    sa.Column("at", Moment, nullable=False, index=True),
+    sa.Column("cluster_id", sa.Uuid),
+    sa.Column("query_type", sa.String(32), nullable=False),
+    sa.Column("latency_ms", sa.Float(53), nullable=False),
+    sa.Column("row_count", sa.BigInteger, nullable=False),
+    sa.Column("cluster_count", sa.Integer, nullable=False),
+    sa.Column("payload_bytes", sa.BigInteger, nullable=False),
+    sa.Column("success", sa.Boolean, nullable=False),
+)
+
+ontology_terms = sa.Table(
+    "ontology_terms",
+    metadata,
+    sa.Column("id", sa.String(200), primary_key=True),
+    sa.Column("vocabulary", sa.String(100), nullable=False, index=True),
+    sa.Column("term", sa.JSON, nullable=False),
+)
+
+hub_state = sa.Table(
+    "hub_state",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+"""Single values by name."""

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from actors.directory import ClusterRecord
+from actors.directory import ClusterRecord, Standing
 from syndb_common.errors import Conflict
 from syndb_common.messages import CatalogAnnouncement, Endpoints
 from syndb_hub.store.clusters import Clusters
@@ -25,7 +25,16 @@ def node(name: str = "worm", peer_id: str = "12D3A") -> ClusterRecord:
 
 
 async def test_a_record_comes_back_as_it_was_saved(store):
-    record = replace(node(), institution="Institut für Würmer", schema_version=2, is_active=False)
+    record = replace(
+        node(),
+        institution="Institut für Würmer",
+        schema_version=2,
+        standing=Standing.INACTIVE,
+        protocol_version=2,
+        key_id="0123456789abcdef",
+        observed_hosts=("192.0.2.1", "2001:db8::1"),
+        approved_hosts=("192.0.2.0/24", "node.example"),
+    )
     await Clusters(store).save(record)
     assert await Clusters(store).load() == [record]
 
@@ -58,6 +67,14 @@ async def test_a_name_belongs_to_one_identity(store, name, peer_id):
     assert len(await clusters.load()) == 1
 
 
+async def test_names_wait_for_a_key_side_by_side(store):
+    clusters = Clusters(store)
+    waiting = [replace(node(name), peer_id=None, standing=Standing.PENDING) for name in ("fly", "worm")]
+    for record in waiting:
+        await clusters.save(record)
+    assert await clusters.load() == waiting
+
+
 async def test_nodes_are_listed_by_name(store):
     clusters = Clusters(store)
     for name in ("zebrafish", "fly", "worm"):
@@ -75,3 +92,24 @@ async def test_the_latest_transitions_come_first_and_no_more_than_asked(store):
     assert [each.to_state for each in found] == ["unreachable", "degraded"]
     assert found[0].at == BEGAN + timedelta(minutes=2)
     assert len(found[0].cause) == 1000
+
+
+async def test_a_node_that_flaps_for_ever_keeps_its_latest_transitions_and_other_nodes_keep_theirs(store, monkeypatch):
+    monkeypatch.setattr("syndb_hub.store.clusters.MAX_TRANSITIONS", 3)
+    clusters, flapping, calm = Clusters(store), node(), node("fly", "12D3B")
+    for record in (flapping, calm):
+        await clusters.save(record)
+    await clusters.record_transition(calm.id, BEGAN, "unknown", "healthy", "")
+    for minute in range(10):
+        await clusters.record_transition(flapping.id, BEGAN + timedelta(minutes=minute), "a", f"{minute}", "")
+    assert [each.to_state for each in await clusters.transitions(flapping.id)] == ["9", "8", "7"]
+    assert len(await clusters.transitions(calm.id)) == 1
+
+
+async def test_transitions_are_forgotten_after_400_days(store):
+    clusters, record, now = Clusters(store), node(), datetime.now(UTC)
+    await clusters.save(record)
+    await clusters.record_transition(record.id, now - timedelta(days=401), "a", "old", "")
+    await clusters.record_transition(record.id, now - timedelta(days=399), "a", "new", "")
+    await clusters.load()
+    assert [each.to_state for each in await clusters.transitions(record.id)] == ["new"]
