@@ -9,7 +9,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
+
+from actors.remote.proof import key_id as id_of
+
+Secret = Literal["password", "previous password", "invitation or older password", ""]
+"""What a node joined with; empty when that is not known any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """The keys behind the federation password and behind the one before it (:func:`actors.remote.proof.derive_key`).
+
+    The hub's composition hands the registry a function that returns the present one, so that a password can be
+    rotated while the hub runs.
+    """
+
+    current: bytes = field(repr=False)
+    previous: bytes | None = field(default=None, repr=False)
+
+    def find(self, key_id: str) -> tuple[bytes, ...]:
+        """The keys a node may mean: the one of that id, or without one both, the current first."""
+        both = (self.current,) if self.previous is None else (self.current, self.previous)
+        return tuple(key for key in both if not key_id or id_of(key) == key_id)
+
+    def secret_of(self, key_id: str) -> Secret:
+        """What the record of a node says it joined with."""
+        if not key_id:
+            return ""
+        if key_id == id_of(self.current):
+            return "password"
+        if self.previous is not None and key_id == id_of(self.previous):
+            return "previous password"
+        return "invitation or older password"
 
 
 @dataclass(frozen=True, slots=True)

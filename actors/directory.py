@@ -153,41 +153,68 @@ def is_replica(version: PublishedVersion, counted: Mapping[Key, PublishedVersion
 
 
 class Directory:
-    """The current snapshot, and a way to wait for the next one."""
+    """The current picture, and a way to wait for a change of one node.
+
+    Publishing costs what has changed. A snapshot is made when somebody asks for :attr:`clusters` after a change: who
+    wants one node asks for that one.
+    """
 
     def __init__(self) -> None:
-        self._clusters: Mapping[UUID, Cluster] = MappingProxyType({})
-        self._by_peer: Mapping[str, UUID] = MappingProxyType({})
-        self._changed = trio.Event()
+        self._now: dict[UUID, Cluster] = {}
+        self._snapshot: Mapping[UUID, Cluster] | None = None
+        self._by_peer: dict[str, UUID] = {}
+        self._by_name: dict[str, UUID] = {}
+        self._waiting: dict[UUID, trio.Event] = {}
 
     @property
     def clusters(self) -> Mapping[UUID, Cluster]:
-        """All nodes by id."""
-        return self._clusters
+        """All nodes by id. It never changes; ask again for the next picture."""
+        if self._snapshot is None:
+            self._snapshot = MappingProxyType(dict(self._now))
+        return self._snapshot
+
+    def get(self, cluster_id: UUID) -> Cluster | None:
+        """The node of that id, if any."""
+        return self._now.get(cluster_id)
 
     def by_peer(self, peer_id: str) -> Cluster | None:
         """The node that has this PeerId, if any."""
         found = self._by_peer.get(peer_id)
-        return None if found is None else self._clusters[found]
+        return None if found is None else self._now[found]
 
     def by_name(self, name: str) -> Cluster | None:
         """The node of that name, if any."""
-        return next((c for c in self._clusters.values() if c.record.name == name), None)
+        found = self._by_name.get(name)
+        return None if found is None else self._now[found]
 
     def publish(self, changed: Iterable[Cluster]) -> None:
         """Put these nodes in place of their former states. For the registry actor only."""
-        clusters = {**self._clusters, **{cluster.record.id: cluster for cluster in changed}}
-        self._clusters = MappingProxyType(clusters)
-        self._by_peer = MappingProxyType({c.record.peer_id: c.record.id for c in clusters.values()})
-        self._changed.set()
-        self._changed = trio.Event()
+        for cluster in changed:
+            record = cluster.record
+            before = self._now.get(record.id)
+            self._now[record.id] = cluster
+            if before is None or before.record is not record:
+                self._index(before, record)
+            if (waiting := self._waiting.pop(record.id, None)) is not None:
+                waiting.set()
+        self._snapshot = None
 
     async def wait_unroutable(self, cluster_id: UUID) -> str:
         """Return when the node of that id stops being routable, with the cause."""
         while True:
-            cluster = self._clusters.get(cluster_id)
+            cluster = self._now.get(cluster_id)
             if cluster is None or not cluster.record.is_active:
                 return "the node left the federation"
             if not cluster.health.routable:
                 return cluster.cause
-            await self._changed.wait()
+            await self._waiting.setdefault(cluster_id, trio.Event()).wait()
+
+    def _index(self, before: Cluster | None, record: ClusterRecord) -> None:
+        if before is not None:
+            # Another node may have taken over in between: only what still leads here is removed.
+            for index, key in ((self._by_peer, before.record.peer_id), (self._by_name, before.record.name)):
+                if key is not None and index.get(key) == record.id:
+                    del index[key]
+        self._by_name[record.name] = record.id
+        if record.peer_id is not None:
+            self._by_peer[record.peer_id] = record.id

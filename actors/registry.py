@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
 from uuid import UUID, uuid4
 
 import structlog
 
-from actors.directory import HUB, Cluster, ClusterRecord, Directory, Health, false_claims, owned
-from actors.health_monitor import HealthObserved, Watch
+from actors.cluster_store import ClusterStore
+from actors.directory import HUB, Cluster, ClusterRecord, Directory, Health, Standing, false_claims, owned
+from actors.health import HealthObserved, Watch
+from actors.registry_messages import Deactivate
 from actors.remote.proof import Transcript, generate_nonce, hub_proof, node_proof, verify
 from actors.runtime import Actor, handle
 from syndb_common.errors import Conflict, InvalidRequest, JoinRefused, NotFound, SynDBError, TooManyRequests
@@ -41,37 +42,6 @@ FAILED_PROOFS = 5
 
 PeerIds cost nothing, so what bounds guessing is the overall rate of :mod:`actors.remote.policy`: 40 messages a second
 from all strangers together, two for each guess."""
-
-
-class ClusterStore(Protocol):
-    """Where the registry keeps its records; the hub's metadata store implements it."""
-
-    async def load(self) -> list[ClusterRecord]:
-        """All records."""
-        ...
-
-    async def save(self, record: ClusterRecord) -> None:
-        """Insert or replace one record."""
-        ...
-
-    async def load_catalogues(self) -> dict[UUID, CatalogAnnouncement]:
-        """What each node announced last."""
-        ...
-
-    async def save_catalogue(self, cluster_id: UUID, announcement: CatalogAnnouncement) -> None:
-        """Keep what a node announced in place of what it announced before."""
-        ...
-
-    async def record_transition(self, cluster_id: UUID, at: datetime, old: str, new: str, cause: str) -> None:
-        """Keep one change of health for audit."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Deactivate:
-    """Exclude a node from the federation; its record stays."""
-
-    cluster_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +197,7 @@ class Registry(Actor):
         cluster = self._directory.clusters.get(message.cluster_id)
         if cluster is None:
             raise NotFound(f"no cluster {message.cluster_id}")
-        record = replace(cluster.record, is_active=False)
+        record = replace(cluster.record, standing=Standing.INACTIVE)
         await self._store.save(record)
         self._directory.publish([replace(cluster, record=record, health=Health.UNKNOWN, cause="deactivated")])
         log.info("node deactivated", cluster=record.name)

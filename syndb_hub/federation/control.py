@@ -7,7 +7,7 @@ from uuid import UUID
 import trio
 
 from actors.directory import Cluster, Directory
-from actors.registry import Deactivate
+from actors.registry_messages import Deactivate
 from actors.runtime import ActorError, ActorRef
 from actors.schema_sync import APPLY_SECONDS, SyncCluster
 from syndb_common.errors import SynDBError

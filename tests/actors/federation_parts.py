@@ -21,7 +21,7 @@ ENDPOINTS = Endpoints(
 )
 
 
-def record(name: str = "worm-lab", peer_id: str = "12D3Worm", **facts: Any) -> ClusterRecord:
+def record(name: str = "worm-lab", peer_id: str | None = "12D3Worm", **facts: Any) -> ClusterRecord:
     """A node's record."""
     known = {"endpoints": ENDPOINTS, "registered_at": BEGAN, "schema_version": 1}
     return ClusterRecord(**{"id": uuid4(), "name": name, "peer_id": peer_id, **known, **facts})

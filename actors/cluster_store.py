@@ -1,0 +1,34 @@
+"""What the registry needs of the hub's metadata store."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from actors.directory import ClusterRecord
+from syndb_common.messages import CatalogAnnouncement
+
+
+class ClusterStore(Protocol):
+    """Where the registry keeps its records; the hub's metadata store implements it."""
+
+    async def load(self) -> list[ClusterRecord]:
+        """All records."""
+        ...
+
+    async def save(self, record: ClusterRecord) -> None:
+        """Insert or replace one record."""
+        ...
+
+    async def load_catalogues(self) -> dict[UUID, CatalogAnnouncement]:
+        """What each node announced last."""
+        ...
+
+    async def save_catalogue(self, cluster_id: UUID, announcement: CatalogAnnouncement) -> None:
+        """Keep what a node announced in place of what it announced before."""
+        ...
+
+    async def record_transition(self, cluster_id: UUID, at: datetime, old: str, new: str, cause: str) -> None:
+        """Keep one change of health for audit."""
+        ...
