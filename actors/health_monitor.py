@@ -23,6 +23,7 @@ import structlog
 import trio
 
 from actors.directory import Cluster, Directory, Health
+from actors.health import HealthObserved, Watch
 from actors.runtime import Actor, ActorError, ActorRef, handle
 from actors.schema_sync import APPLY_SECONDS, SyncCluster
 from syndb_common.errors import PeerUnavailable, SynDBError, Unavailable
@@ -52,25 +53,6 @@ class HealthPolicy:
     retry: float = 0.5
     degraded_latency: float = 1.0
     unreachable_after: int = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """Look after this node, now."""
-
-    cluster_id: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class HealthObserved:
-    """The outcome of one ping. ``latency_seconds`` is None when it failed."""
-
-    cluster_id: UUID
-    health: Health
-    cause: str
-    failures: int
-    latency_seconds: float | None = None
-    schema_version: int | None = None
 
 
 @dataclass(slots=True)
