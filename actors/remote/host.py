@@ -17,26 +17,33 @@ takes one: who fails to open a stream disconnects, and the next ``connect`` dial
 
 from __future__ import annotations
 
-import ipaddress
-import socket
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import ifaddr
 import structlog
 import trio
-from libp2p.abc import INetConn, INetStream
+from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
+from libp2p.host.ping import ID as PING
+from libp2p.host.ping import PING_LENGTH
+from libp2p.io.utils import read_exactly
+from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.peer.id import ID
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
-from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
-from libp2p.transport.quic.exceptions import QUICPeerVerificationError
-from multiaddr import Multiaddr
 
+from actors.remote.dialling import DialCircuit, dial, innermost
 from actors.remote.frames import FrameStream, FrameTooLarge, StreamEnded
 from actors.remote.identity import Identity, is_peer_id
+from actors.remote.multiaddrs import (
+    candidates,
+    check_port_is_free,
+    on_real_interfaces,
+    parse_listen,
+    transport_order,
+)
 from actors.remote.swarm import DaemonSwarm, new_host, quiet_logging
 from syndb_common.errors import ConfigError, InvalidRequest, PeerUnavailable
 
@@ -46,11 +53,17 @@ MAX_STREAMS_PER_PEER = 64
 MAX_STREAMS = 1024
 """Inbound streams of all peers at once."""
 
-MAX_ADDRESSES_PER_PEER = 16
+PROBE_SECONDS = 1.0
+"""Between two signs of life of a peer that is watched (:meth:`Host.lost`): 32 bytes each way."""
+
+PROBE_TIMEOUT_SECONDS = 2.5
+"""A peer that gives none for so long is gone. A lost packet is sent anew within it, also across an ocean."""
+
 DISCONNECT_SECONDS = 3.0
 STOP_SECONDS = 3.0
 
 Handler = Callable[[FrameStream], Awaitable[None]]
+RawHandler = Callable[[INetStream], Awaitable[None]]
 
 log = structlog.get_logger()
 
@@ -70,17 +83,22 @@ class Host:
 
     Attributes:
         peer_id: the identity's PeerId.
-        counters: ``handler_failures``, ``refused_streams``, ``refused_connections`` since the start.
+        counters: ``handler_failures``, ``refused_streams``, ``refused_connections``, ``silent_connections`` since the
+            start.
+        dial_circuit: dials addresses through relays; set by :mod:`actors.remote.relay`.
+        circuit_addresses: where this host is reached through relays; set there as well.
     """
 
     def __init__(self, identity: Identity, listen: Sequence[str]) -> None:
         quiet_logging()
         self.peer_id = identity.peer_id
-        self._listen = [_multiaddr(text) for text in listen]
+        self._listen = [parse_listen(text) for text in listen]
         self._swarm = DaemonSwarm(identity.key_pair)
         self._libp2p = new_host(self._swarm)
         self._swarm.set_stream_handler(self._admit)
         self.counters = self._swarm.counters
+        self.dial_circuit: DialCircuit | None = None
+        self.circuit_addresses: tuple[str, ...] = ()
         self._load = _Load()
         self._dialling: dict[str, trio.Event] = {}
 
@@ -91,7 +109,7 @@ class Host:
             ConfigError: an address cannot be listened on, for instance because its port is taken.
         """
         for address in self._listen:
-            _check_port_is_free(address)
+            check_port_is_free(address)
         async with trio.open_nursery() as nursery:
             stop = trio.Event()
             missing = await nursery.start(self._run_libp2p, stop)
@@ -115,11 +133,11 @@ class Host:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where others reach this host, QUIC first, each ending in ``/p2p/`` and the PeerId."""
-        real: list[str] = []
+        """Where others reach this host, QUIC first, relays last, each ending in ``/p2p/`` and the PeerId."""
+        real = list(self.circuit_addresses)
         for address in self._libp2p.get_transport_addrs():
-            real.extend(f"{text}/p2p/{self.peer_id}" for text in _on_real_interfaces(str(address)))
-        return tuple(sorted(dict.fromkeys(real), key=_transport_order))
+            real.extend(f"{text}/p2p/{self.peer_id}" for text in on_real_interfaces(str(address)))
+        return tuple(sorted(dict.fromkeys(real), key=transport_order))
 
     def set_handler(self, protocol: str, handler: Handler) -> None:
         """Answer streams of ``protocol``. The handler owns the stream; it is closed when the handler returns.
@@ -128,22 +146,31 @@ class Host:
         that ends of streams and missed deadlines are ordinary and not logged as faults.
         """
 
-        async def guarded(stream: INetStream) -> None:
+        async def on_frames(stream: INetStream) -> None:
             frames = self._swarm.adopt(stream)
             try:
                 await handler(frames)
-            except (StreamEnded, FrameTooLarge, trio.TooSlowError) as error:
-                log.debug("stream_ended", protocol=protocol, peer=frames.peer_id, how=type(error).__name__)
-                await frames.reset()
-            except Exception:
-                self.counters["handler_failures"] += 1
-                log.exception("stream_handler_failed", protocol=protocol, peer=frames.peer_id)
-                await frames.reset()
             except BaseException:
                 await frames.reset()
                 raise
-            else:
-                await frames.close()
+            await frames.close()
+
+        self.set_raw_handler(protocol, on_frames)
+
+    def set_raw_handler(self, protocol: str, handler: RawHandler) -> None:
+        """The same for protocols that are not made of our frames. The handler ends the stream itself."""
+
+        async def guarded(stream: INetStream) -> None:
+            peer = str(stream.muxed_conn.peer_id)
+            try:
+                await handler(stream)
+            except (StreamEnded, FrameTooLarge, trio.TooSlowError) as error:
+                log.debug("stream_ended", protocol=protocol, peer=peer, how=type(error).__name__)
+                await reset_stream(stream)
+            except Exception:
+                self.counters["handler_failures"] += 1
+                log.exception("stream_handler_failed", protocol=protocol, peer=peer)
+                await reset_stream(stream)
 
         self._libp2p.set_stream_handler(TProtocol(protocol), guarded)
 
@@ -158,8 +185,8 @@ class Host:
     async def connect(self, peer_id: str, addresses: Sequence[str], *, timeout: float) -> None:  # noqa: ASYNC109
         """Have a connection to ``peer_id``: an open one, or a new one to the first address that answers as it.
 
-        QUIC addresses come first; each address gets an equal share of what is left of ``timeout`` seconds, so
-        that a network which drops UDP still leaves time for TCP. Concurrent calls for one peer dial once.
+        QUIC addresses have a short head start before the others, those through a relay come last. Concurrent calls
+        for one peer dial once.
 
         Raises:
             PeerUnavailable: none of the addresses led to this peer in time. The message says why for each.
@@ -176,7 +203,7 @@ class Host:
                 continue
             self._dialling[peer_id] = done = trio.Event()
             try:
-                await self._dial(peer, _candidates(peer_id, addresses), deadline)
+                await dial(self._swarm, peer, candidates(peer_id, addresses), deadline, circuit=self.dial_circuit)
             finally:
                 del self._dialling[peer_id]
                 done.set()
@@ -187,11 +214,37 @@ class Host:
         Raises:
             PeerUnavailable: not connected, the peer does not speak the protocol, or it did not answer in time.
         """
-        stream = await self._open(_peer(peer_id), TProtocol(protocol), timeout)
+        stream = await self.open_raw_stream(peer_id, protocol, timeout=timeout)
         try:
             return self._swarm.adopt(stream)
         except StreamEnded:
             raise PeerUnavailable(f"the connection to {peer_id} was closed") from None
+
+    async def open_raw_stream(self, peer_id: str, protocol: str, *, timeout: float) -> INetStream:  # noqa: ASYNC109
+        """The same for protocols that are not made of our frames."""
+        peer = _peer(peer_id)
+        connection = self._connection(peer)
+        if connection is None:
+            raise PeerUnavailable(f"not connected to {peer}")
+        return await self._open(connection, TProtocol(protocol), timeout)
+
+    async def lost(self, peer_id: str) -> None:
+        """Return as soon as the present connection to a peer has ended, at once where there is none.
+
+        Meanwhile the peer is asked for a sign of life every second. A process that was killed says no goodbye, and
+        QUIC does not notice: when the answer stays out, the connection is closed here, which ends whatever waits on
+        its streams. A node that calls this while it is joined knows within seconds that its hub restarted::
+
+            with trio.move_on_after(patience):
+                await host.lost(hub_peer_id)
+        """
+        connection = self._connection(_peer(peer_id))
+        if connection is None:
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ask_for_life, connection)
+            await connection.event_closed.wait()
+            nursery.cancel_scope.cancel()
 
     async def disconnect(self, peer_id: str) -> None:
         """Close every connection to the peer; what waits on its streams is told at once."""
@@ -203,41 +256,39 @@ class Host:
         if not self._swarm.manager.is_cancelled:
             self._swarm.manager.run_task(stream.reset)
 
-    def _connection(self, peer: ID) -> INetConn | None:
+    def _connection(self, peer: ID) -> SwarmConn | None:
         """The newest open connection: an older one may lead to a process that has been replaced."""
         for connection in reversed(self._swarm.connections.get(peer, [])):
-            if not connection.is_closed:
+            if isinstance(connection, SwarmConn) and not connection.is_closed:
                 return connection
         return None
 
-    async def _dial(self, peer: ID, candidates: list[Multiaddr], deadline: float) -> None:
-        reasons: dict[Multiaddr, str] = {}
-        for position, address in enumerate(candidates):
-            left = max(deadline - trio.current_time(), 0.0)
-            with trio.move_on_after(left / (len(candidates) - position)) as share:
-                try:
-                    connection = await self._swarm.dial_addr(address, peer)
-                except Exception as error:
-                    reasons[address] = _STRANGER if _is_mismatch(error) else _innermost(error)
-                else:
-                    if _is_proved(connection, peer):
-                        return
-                    await connection.close()
-                    reasons[address] = _STRANGER
-            if share.cancelled_caught:
-                reasons[address] = "no answer"
-        shown = [f"{str(address).removesuffix(f'/p2p/{peer}')}: {reason}" for address, reason in reasons.items()]
-        raise PeerUnavailable(
-            f"cannot reach {peer}" + "".join(f"; {text}" for text in shown),
-            hint="Its PeerId is not the one that is pinned here: ask its operator, and trust no other."
-            if _STRANGER in reasons.values()
-            else "Is the other daemon running, and do its addresses still hold?",
-        )
+    async def _ask_for_life(self, connection: SwarmConn) -> None:
+        peer, stream = connection.muxed_conn.peer_id, None
+        try:
+            with trio.CancelScope() as patience:
+                while True:
+                    patience.deadline = trio.current_time() + PROBE_TIMEOUT_SECONDS
+                    if stream is None:
+                        stream = await self._open(connection, PING, PROBE_TIMEOUT_SECONDS)
+                    payload = secrets.token_bytes(PING_LENGTH)
+                    await stream.write(payload)
+                    if await read_exactly(stream, PING_LENGTH) != payload:
+                        break
+                    patience.deadline = trio.current_time() + 2 * PROBE_SECONDS
+                    await trio.sleep(PROBE_SECONDS)
+        except Exception as error:
+            log.debug("sign_of_life_failed", peer=str(peer), why=repr(error))
+        finally:
+            if stream is not None:
+                await reset_stream(stream)
+        self.counters["silent_connections"] += 1
+        log.info("peer_gave_no_sign_of_life", peer=str(peer))
+        with trio.move_on_after(DISCONNECT_SECONDS, shield=True):
+            await connection.close()
 
-    async def _open(self, peer: ID, protocol: TProtocol, timeout: float) -> INetStream:  # noqa: ASYNC109
-        connection = self._connection(peer)
-        if connection is None:
-            raise PeerUnavailable(f"not connected to {peer}")
+    async def _open(self, connection: SwarmConn, protocol: TProtocol, timeout: float) -> INetStream:  # noqa: ASYNC109
+        peer = connection.muxed_conn.peer_id
         stream: INetStream | None = None
         agreed = False
         try:
@@ -248,10 +299,10 @@ class Host:
                 agreed = True
                 return stream
         except Exception as error:
-            raise PeerUnavailable(f"cannot open a stream to {peer}: {_innermost(error)}") from error
+            raise PeerUnavailable(f"cannot open a stream to {peer}: {innermost(error)}") from error
         finally:
             if stream is not None and not agreed:
-                await _reset(stream)
+                await reset_stream(stream)
         raise PeerUnavailable(f"{peer} did not answer within {timeout:g} s")
 
     async def _admit(self, stream: INetStream) -> None:
@@ -259,7 +310,7 @@ class Host:
         load, peer = self._load, stream.muxed_conn.peer_id
         if load.total >= MAX_STREAMS or load.by_peer[peer] >= MAX_STREAMS_PER_PEER:
             self.counters["refused_streams"] += 1
-            await _reset(stream)
+            await reset_stream(stream)
             return
         load.total += 1
         load.by_peer[peer] += 1
@@ -267,7 +318,7 @@ class Host:
             await self._libp2p._swarm_stream_handler(stream)
         except Exception as error:
             log.debug("stream_refused", peer=str(peer), why=repr(error))
-            await _reset(stream)
+            await reset_stream(stream)
         finally:
             load.total -= 1
             load.by_peer[peer] -= 1
@@ -285,7 +336,8 @@ async def open_host(identity: Identity, listen: Sequence[str]) -> AsyncIterator[
         nursery.cancel_scope.cancel()
 
 
-async def _reset(stream: INetStream) -> None:
+async def reset_stream(stream: INetStream) -> None:
+    """End a stream at once, also while being cancelled."""
     with trio.move_on_after(1, shield=True):
         await stream.reset()
 
@@ -294,94 +346,3 @@ def _peer(peer_id: str) -> ID:
     if not is_peer_id(peer_id):
         raise InvalidRequest(f"{peer_id[:100]!r} is not a PeerId")
     return ID.from_base58(peer_id)
-
-
-def _multiaddr(text: str) -> Multiaddr:
-    try:
-        return Multiaddr(text)
-    except Exception as error:
-        raise ConfigError(
-            f"{text[:200]!r} is not a multiaddr", hint="for instance /ip4/0.0.0.0/udp/4001/quic-v1"
-        ) from error
-
-
-def _candidates(peer_id: str, addresses: Sequence[str]) -> list[Multiaddr]:
-    """Usable addresses, QUIC first; those that name another peer, or make no sense, are left out."""
-    found = []
-    for text in sorted(dict.fromkeys(addresses), key=_transport_order)[:MAX_ADDRESSES_PER_PEER]:
-        place, _, named = text.partition("/p2p/")
-        if named in ("", peer_id):
-            try:
-                found.append(Multiaddr(f"{place}/p2p/{peer_id}"))
-            except Exception as error:
-                log.debug("address_ignored", address=text[:200], why=str(error))
-    return found
-
-
-def _transport_order(address: str) -> int:
-    return 0 if "/quic-v1" in address else 1
-
-
-def _is_proved(connection: INetConn, peer: ID) -> bool:
-    """Whether the handshake proved the PeerId; a QUIC server that shows no certificate passes libp2p's own check."""
-    muxed = connection.muxed_conn
-    return muxed.peer_id == peer and getattr(muxed, "is_peer_verified", True) is True
-
-
-_STRANGER = "another daemon answers there and cannot prove to be this peer"
-
-
-def _is_mismatch(error: BaseException) -> bool:
-    """Whether a handshake failed because the other side has another key."""
-    pending: list[BaseException | None] = [error]
-    while pending:
-        current = pending.pop()
-        if isinstance(current, PeerIDMismatchesPubkey | QUICPeerVerificationError):
-            return True
-        if current is not None:
-            pending.extend((current.__cause__, *getattr(current, "exceptions", ())))
-    return False
-
-
-def _innermost(error: BaseException) -> str:
-    """What went wrong below libp2p's layers, in one line."""
-    while True:
-        if isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        elif error.__cause__ is not None:
-            error = error.__cause__
-        else:
-            return (str(error) or type(error).__name__).splitlines()[0][:200]
-
-
-def _on_real_interfaces(address: str) -> list[str]:
-    """``0.0.0.0`` and ``::`` are places to listen, not to dial: one address for each interface instead.
-
-    Loopback stands in only where there is nothing else.
-    """
-    _, family, host, rest = address.split("/", 3)
-    if not ipaddress.ip_address(host).is_unspecified:
-        return [address]
-    ips = [ip for adapter in ifaddr.get_adapters() for ip in adapter.ips if ip.is_IPv4 == (family == "ip4")]
-    real = {ipaddress.ip_address(ip.ip if isinstance(ip.ip, str) else ip.ip[0]) for ip in ips}
-    usable = sorted(str(ip) for ip in real if not (ip.is_link_local or ip.is_loopback))
-    loopback = sorted(str(ip) for ip in real if ip.is_loopback)
-    return [f"/{family}/{ip}/{rest}" for ip in usable or loopback]
-
-
-def _check_port_is_free(address: Multiaddr) -> None:
-    """libp2p shares a taken port with whoever has it; two daemons would each get half of the packets."""
-    parts = str(address).split("/")
-    if len(parts) < 5 or parts[1] not in ("ip4", "ip6") or parts[3] not in ("udp", "tcp"):
-        raise ConfigError(f"cannot listen on {address}", hint="for instance /ip4/0.0.0.0/udp/4001/quic-v1")
-    family = socket.AF_INET if parts[1] == "ip4" else socket.AF_INET6
-    kind = socket.SOCK_DGRAM if parts[3] == "udp" else socket.SOCK_STREAM
-    with socket.socket(family, kind) as probe:
-        if kind == socket.SOCK_STREAM:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((parts[2], int(parts[4])))
-        except (OSError, ValueError, OverflowError) as error:
-            raise ConfigError(
-                f"cannot listen on {address}: {error}", hint="another daemon may have the port"
-            ) from error

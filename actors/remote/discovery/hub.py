@@ -10,7 +10,8 @@ import trio
 from actors.remote.discovery import PeerAddresses
 from actors.remote.discovery.mdns import Mdns
 from actors.remote.discovery.static import configured_peers
-from actors.remote.host import MAX_ADDRESSES_PER_PEER, Host
+from actors.remote.host import Host
+from actors.remote.multiaddrs import MAX_ADDRESSES_PER_PEER
 from syndb_common.errors import PeerUnavailable
 
 ATTEMPT_SECONDS = 5.0

@@ -79,3 +79,16 @@ async def test_who_waits_for_long_learns_of_the_loss_from_a_failed_ping(hosts, t
                 with pytest.raises((PeerUnavailable, DeadlineExceeded)):
                     await ref.ask(PING, timeout=1)
     assert outcome == ["told"]
+
+
+async def test_a_peer_that_was_killed_is_missed_within_seconds(hosts, transport, start_responder):
+    server, client = start_responder(transport), await hosts()
+    await client.connect(server.peer_id, server.addresses, timeout=5)
+    with trio.fail_after(15):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.lost, server.peer_id)
+            await trio.sleep(0.5)
+            server.kill()
+    assert not client.is_connected(server.peer_id)
+    start_responder(transport, server.port)
+    await client.connect(server.peer_id, server.addresses, timeout=5)

@@ -119,6 +119,13 @@ async def test_an_address_that_names_another_peer_is_not_dialled(hosts):
     assert not server.counters["refused_connections"]
 
 
+async def test_dead_addresses_do_not_delay_the_one_that_answers(hosts, transport):
+    server, client = await hosts(transport), await hosts()
+    dead = [f"/ip4/192.0.2.{number}/{kind}" for number in range(1, 5) for kind in ("udp/4001/quic-v1", "tcp/4001")]
+    await client.connect(server.peer_id, [*dead, *server.addresses], timeout=10)
+    assert client.observed_hosts(server.peer_id) == ("127.0.0.1",)
+
+
 async def test_a_failed_dial_does_not_block_the_next(hosts, transport, free_port):
     identity, client = Identity.generate(), await hosts()
     listen = f"/ip4/127.0.0.1/udp/{free_port}/quic-v1" if transport == "quic" else f"/ip4/127.0.0.1/tcp/{free_port}"
@@ -171,6 +178,28 @@ async def test_a_stopped_host_frees_its_ports_and_tells_its_peers(hosts, transpo
     async with open_host(identity, [addresses[0].partition("/p2p/")[0]]) as server:
         assert server.addresses == addresses
         await client.connect(server.peer_id, addresses, timeout=5)
+
+
+async def test_the_end_of_a_connection_is_told_at_once(hosts, transport):
+    client, identity = await hosts(), Identity.generate()
+    with trio.fail_after(5):
+        await client.lost(identity.peer_id)
+    listen = "/ip4/127.0.0.1/udp/0/quic-v1" if transport == "quic" else "/ip4/127.0.0.1/tcp/0"
+    async with open_host(identity, [listen]) as server, trio.open_nursery() as nursery:
+        await client.connect(server.peer_id, server.addresses, timeout=5)
+        told = trio.Event()
+
+        async def watch():
+            await client.lost(server.peer_id)
+            told.set()
+
+        nursery.start_soon(watch)
+        await trio.sleep(1.5)
+        assert not told.is_set()
+        assert not client.counters["silent_connections"]
+        await server.disconnect(client.peer_id)
+        with trio.fail_after(1):
+            await told.wait()
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("boom"), ExceptionGroup("boom", [ValueError()]), StopIteration()])
