@@ -7,9 +7,9 @@ created with mode 0600 and refused when group or others may read it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-import secrets
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from syndb_common.errors import ConfigError
+from syndb_common.settings import write_private
 
 if TYPE_CHECKING:
     from libp2p.crypto.keys import KeyPair
@@ -57,6 +58,11 @@ def is_signed_by(peer_id: str, signature: bytes, statement: bytes) -> bool:
     return True
 
 
+def made_up_peer_id(number: int) -> str:
+    """A PeerId that nobody holds the key of, for simulations; the same for the same number."""
+    return _base58(_PEER_ID_PREFIX + hashlib.sha256(f"syndb simulated peer {number}".encode()).digest())
+
+
 class Identity:
     """An Ed25519 key with its PeerId. The secret appears in no ``repr``, error or log."""
 
@@ -85,7 +91,8 @@ class Identity:
             ConfigError: the file is not a private Ed25519 key, others may read it, or it cannot be written.
         """
         if not path.exists():
-            _create(path)
+            pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            write_private(path, pem, replace=False)
         return cls.load(path)
 
     @classmethod
@@ -126,33 +133,6 @@ class Identity:
         from libp2p.crypto.ed25519 import create_new_key_pair
 
         return create_new_key_pair(self._key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()))
-
-
-def _create(path: Path) -> None:
-    """Write a new key beside ``path`` and link it there: complete or absent, and never over an existing one."""
-    pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(pem)
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.link(draft, path)
-            except FileExistsError:
-                return
-        finally:
-            draft.unlink()
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise ConfigError(f"cannot create the key file {path}: {error.strerror}") from error
 
 
 def _base58(data: bytes) -> str:
