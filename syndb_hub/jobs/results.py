@@ -18,7 +18,7 @@ from syndb_hub.store.jobs import StoredResult
 ROWS_PER_BATCH = 65_536
 """Rows of a record batch in a result file: what a reader has to hold at a time."""
 
-_EXPIRED = "The result is not kept any more."
+_EXPIRED = "the result is not kept any more"
 _RUN_AGAIN = "Run the query again."
 
 
@@ -88,7 +88,7 @@ class ResultFiles:
                 part.unlink(missing_ok=True)
         except OSError as error:
             raise Unavailable(
-                f"The result cannot be stored: {error.strerror}.", hint="Check free space on the hub's disk."
+                f"the result cannot be stored: {error.strerror}", hint="Check free space on the hub's disk."
             ) from error
         return kept
 
@@ -104,7 +104,7 @@ class ResultFiles:
 
     def _too_large(self, size: int) -> LimitExceeded:
         return LimitExceeded(
-            f"The result has {size:,} bytes; a job may keep {self._max_result_bytes:,}.",
+            f"the result has {size:,} bytes; a job may keep {self._max_result_bytes:,}",
             hint="Select fewer columns or rows, aggregate, or raise jobs.max_result_bytes on the hub.",
             bytes=size,
             limit=self._max_result_bytes,

@@ -14,10 +14,11 @@ cancelled  stopped by its owner
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import ParamSpec
 from uuid import UUID, uuid4
 
 import structlog
@@ -41,8 +42,13 @@ CLEANING_SECONDS = 300.0
 HISTORY = timedelta(days=30)
 """How long a job is remembered after its result is gone."""
 
+STORE_SECONDS = 1.0
+"""Between two attempts to record what became of a job while the store cannot be written."""
+
 STORED_RESULTS = 20
 """Results of the largest allowed size that fit into the folder; the oldest give way."""
+
+P = ParamSpec("P")
 
 _log = structlog.get_logger(__name__)
 
@@ -92,7 +98,7 @@ class JobRunner:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Clear up after the last run, then work until cancelled."""
         lost = ErrorBody(
-            error="The hub was restarted before this job ended.", code=Unavailable.code, hint="Run it again."
+            error="the hub was restarted before this job ended", code=Unavailable.code, hint="Run it again."
         )
         await self._jobs.fail_unfinished(self._now(), lost)
         await self._files.prepare(keep=[job.id for job in await self._jobs.with_results()])
@@ -123,9 +129,9 @@ class JobRunner:
             Unavailable: the runner is stopping or has not started.
         """
         if not self._accepting:
-            raise Unavailable("The hub takes no jobs right now: it is starting or stopping.", hint="Try again soon.")
+            raise Unavailable("the hub takes no jobs right now: it is starting or stopping", hint="Try again soon.")
         if self._waiting >= self._max_pending:
-            raise TooManyRequests(f"{self._waiting} jobs are waiting already.", hint="Wait until some have ended.")
+            raise TooManyRequests(f"{self._waiting} jobs are waiting already", hint="Wait until some have ended.")
         job = Job(
             id=uuid4(),
             owner=owner,
@@ -157,7 +163,7 @@ class JobRunner:
         """
         job = await self._jobs.get(job_id)
         if job is None or owner not in (None, job.owner):
-            raise NotFound(f"There is no job {job_id}.", hint="See GET /v1/jobs for yours.")
+            raise NotFound(f"there is no job {job_id}", hint="See GET /v1/jobs for yours.")
         return job
 
     async def list(self, *, owner: str | None = None, limit: int = 100) -> list[Job]:
@@ -187,7 +193,7 @@ class JobRunner:
             await active.ended.wait()
         job = await self.get(job_id, owner=owner)
         if job.status is not JobStatus.CANCELLED:
-            raise Conflict(f"The job cannot be cancelled: it has {job.status.value}.", status=job.status.value)
+            raise Conflict(f"the job cannot be cancelled: it has {job.status.value}", status=job.status.value)
         return job
 
     async def result(self, job_id: UUID, *, owner: str | None = None) -> tuple[Job, Path]:
@@ -201,12 +207,12 @@ class JobRunner:
         job = await self.get(job_id, owner=owner)
         if job.status is not JobStatus.COMPLETED:
             raise Conflict(
-                f"The job has no result: it is {job.status.value}.",
+                f"the job has no result: it is {job.status.value}",
                 hint="Wait until it has completed." if not job.status.finished else "See its error_message.",
                 status=job.status.value,
             )
         if job.result is None:
-            raise NotFound("The result is not kept any more.", hint="Run the query again.")
+            raise NotFound("the result is not kept any more", hint="Run the query again.")
         return job, await self._files.verified(job.id, job.result)
 
     async def clean(self) -> None:
@@ -235,14 +241,12 @@ class JobRunner:
             self._waiting -= 1
             try:
                 await self._run(job)
-            except SynDBError:
-                _log.exception("a job could not be recorded", job_id=str(job.id))
             finally:
                 self._end(job.id)
 
     async def _run(self, job: Job) -> None:
         active = self._active.get(job.id)
-        if active is None or not await self._jobs.start(job.id, self._now()):
+        if active is None or not await self._record(self._jobs.start, job.id, self._now()):
             return  # cancelled while it waited
         error: SynDBError | None = None
         with active.scope, tracing.doing(active.work), tracing.span("job", job_id=str(job.id)):
@@ -252,12 +256,12 @@ class JobRunner:
                 error = raised
             except Exception:
                 _log.exception("a job failed unexpectedly", job_id=str(job.id))
-                error = SynDBError("The query failed for an unexpected reason.", hint="The hub's log has the details.")
+                error = SynDBError("the query failed for an unexpected reason", hint="The hub's log has the details.")
         if active.scope.cancelled_caught:
-            await self._jobs.cancel(job.id, self._now(), when=JobStatus.RUNNING)
+            await self._record(self._jobs.cancel, job.id, self._now(), when=JobStatus.RUNNING)
             await self._files.remove(job.id)
         elif error is not None:
-            await self._jobs.fail(job.id, self._now(), error.to_body())
+            await self._record(self._jobs.fail, job.id, self._now(), error.to_body())
 
     async def _answer(self, job: Job) -> None:
         answered = await self._queries.run(
@@ -269,7 +273,19 @@ class JobRunner:
         )
         kept = await self._files.write(job.id, answered.table)
         rows = answered.table.num_rows
-        await self._jobs.complete(job.id, self._now(), answered.provenance, rows, kept)
+        await self._record(self._jobs.complete, job.id, self._now(), answered.provenance, rows, kept)
+
+    async def _record(self, change: Callable[P, Awaitable[bool]], *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Change a job in the store, as soon as that can be written.
+
+        Nothing is gained by going on without: a job whose end is nowhere recorded would seem to run for ever.
+        """
+        while True:
+            try:
+                return await change(*args, **kwargs)
+            except Unavailable as error:
+                _log.warning("a job could not be recorded", cause=error.message)
+                await trio.sleep(STORE_SECONDS)
 
     def _end(self, job_id: UUID) -> None:
         active = self._active.pop(job_id, None)

@@ -46,7 +46,7 @@ class Tokens:
             same_name = sa.select(api_tokens).where(api_tokens.c.name == record.name)
             if any(_record(row).live(record.created_at) for row in connection.execute(same_name)):
                 raise Conflict(
-                    f"There is already a valid token named {record.name!r}.", hint="Revoke it first, or choose a name."
+                    f"there is already a valid token named {record.name!r}", hint="Revoke it first, or choose a name."
                 )
             connection.execute(
                 sa.insert(api_tokens).values(

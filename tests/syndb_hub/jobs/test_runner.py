@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -296,3 +297,25 @@ async def test_a_disk_that_cannot_be_written_fails_the_job_clearly(start, tmp_pa
     assert job.error is not None
     assert job.error.code == "unavailable"
     folder.unlink()
+
+
+async def test_a_job_that_ends_while_the_store_cannot_be_written_is_recorded_later(
+    tmp_path, queries, nursery, monkeypatch
+):
+    monkeypatch.setattr("syndb_hub.store.database.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("syndb_hub.jobs.runner.STORE_SECONDS", 0.05)
+    store = await Store.open(tmp_path / "hub.sqlite")
+    runner = JobRunner(store, queries, tmp_path / "objects", JobSettings())
+    await nursery.start(runner.run)
+    queries.hold = trio.Event()
+    submitted = await runner.submit(QUERY, owner="me")
+    await queries.until_running(1)
+    other = sqlite3.connect(tmp_path / "hub.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    queries.hold.set()
+    assert (await runner.wait(submitted.id, 0.5)).status is JobStatus.RUNNING
+    other.execute("ROLLBACK")
+    other.close()
+    assert (await ended(runner, submitted.id)).status is JobStatus.COMPLETED
+    nursery.cancel_scope.cancel()
+    await store.close()
