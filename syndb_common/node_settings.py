@@ -67,7 +67,7 @@ class FederationSettings(Settings):
     hub_silence_seconds: float = Field(
         10.0,
         gt=0,
-        description="join again when the hub has not pinged for so long, or for five of its intervals if that is longer",
+        description="join again when the hub has not pinged for so long, or for five of its intervals if longer",
     )
 
     @property

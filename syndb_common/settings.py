@@ -13,6 +13,7 @@ ignored is the most expensive kind of configuration error.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -167,27 +168,54 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def write_private(path: Path, content: str) -> None:
-    """Write a file that only its owner may read, whole or not at all, making its folder when there is none.
+def write_private(path: Path, content: str | bytes, *, replace: bool = True) -> None:
+    """Write a file that only its owner may read, whole or not at all, also when the power fails.
+
+    Its folder is made when there is none.
+
+    Args:
+        path: the file.
+        content: all of it.
+        replace: False leaves an existing file as it is, also one that another process makes at the same moment.
 
     Raises:
         ConfigError: it cannot be written.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        data = content if isinstance(content, bytes) else content.encode()
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(content)
-            os.replace(draft, path)
-        except BaseException:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if replace:
+                draft.replace(path)
+            else:
+                with contextlib.suppress(FileExistsError):
+                    os.link(draft, path)
+        finally:
             draft.unlink(missing_ok=True)
-            raise
+        sync_folder(path.parent)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
     except UnicodeEncodeError as error:
         raise ConfigError(f"cannot write {path}: a value is no text") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder survive a power failure.
+
+    Raises:
+        OSError: the folder is gone, or the disk failed.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def environment_variables(model: type[BaseModel]) -> dict[str, str]:

@@ -36,7 +36,8 @@ from syndb_common.errors import (
     TooManyRequests,
 )
 from syndb_common.flight.settings import UPLOAD_TOKEN_FILE, FlightSettings
-from syndb_common.flight.tls import ensure_certificate, write_secret
+from syndb_common.flight.tls import ensure_certificate
+from syndb_common.settings import write_private
 
 START_SECONDS: Final = 60.0
 """A start takes about a second; much more only when ClickHouse has parts to check after a crash."""
@@ -60,7 +61,8 @@ class EmbeddedEngine:
 
     Attributes:
         path: folder of its data; None for a scratch engine, whose folder lives as long as one run.
-        publications: versions published by uploads since the daemon started; see :meth:`wait_published`.
+        publications: grows with each version that an upload publishes and with each start of the child, after which
+            what is published may differ; see :meth:`wait_published`.
     """
 
     def __init__(self, path: Path | None, *, flight: FlightSettings | None = None, name: str = "engine") -> None:
@@ -184,16 +186,20 @@ class EmbeddedEngine:
                 link.certificate = start["flight"]["certificate"]
             self._link = link
             self._linked.set()
+            self._note_publication()
             return None
         return EngineUnavailable(f"the engine process did not answer within {START_SECONDS:.0f} seconds")
 
     def _dispatch(self, link: Link, header: dict[str, Any], body: bytearray) -> None:
         if header.get("event") == "published":
-            self.publications += 1
-            self._published.set()
-            self._published = trio.Event()
+            self._note_publication()
         else:
             link.settle(header, body)
+
+    def _note_publication(self) -> None:
+        self.publications += 1
+        self._published.set()
+        self._published = trio.Event()
 
     async def _call(self, op: str, limits: Limits, body: pa.Buffer | bytes = b"", **fields: Any) -> Pending:
         with trio.move_on_after(limits.seconds + MARGIN_SECONDS):
@@ -278,7 +284,7 @@ def upload_token(base: Path) -> str:
     """The owner's token for uploads to the engine at ``base``; made on first use, mode 0600."""
     path = base / UPLOAD_TOKEN_FILE
     if not path.exists():
-        write_secret(path, secrets.token_hex(32).encode())
+        write_private(path, secrets.token_hex(32), replace=False)
     return path.read_text(encoding="ascii").strip()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from syndb_common.errors import ConfigError
 from syndb_common.flight.settings import TLS_NAME
+from syndb_common.settings import write_private
 
 VALID_DAYS = 3650
 """Pinned and exchanged by join messages, it is replaced with the node's key, not by the calendar."""
@@ -60,18 +60,6 @@ def _make(folder: Path) -> None:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    write_secret(folder / "flight.key", pem)
-    write_secret(folder / "flight.crt", certificate.public_bytes(serialization.Encoding.PEM))
-
-
-def write_secret(path: Path, content: bytes) -> None:
-    """Write a new file that only its owner may read, whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_private(folder / "flight.key", pem)
+    write_private(folder / "flight.crt", certificate.public_bytes(serialization.Encoding.PEM))

@@ -60,6 +60,7 @@ VALUES = {  # what to set a variable to, and what the setting is then, where tex
     "FEDERATION_CLUSTER_NAME": ("other-lab", "other-lab"),
     "FEDERATION_NODE_FLIGHT_ADVERTISE": ("example.org:1234", "example.org:1234"),
     "SYNDB_DATA_DIR": ("/elsewhere", Path("/elsewhere")),
+    "SYNDB_HUB_URL": ("https://hub.example", "https://hub.example"),
 }  # fmt: skip
 
 
@@ -112,6 +113,7 @@ def test_the_variables_of_the_documentation_are_honoured() -> None:
         "FEDERATION_CLUSTER_DESCRIPTION",
         "FEDERATION_CLUSTER_INSTITUTION",
         "FEDERATION_CLUSTER_NAME",
+        "FEDERATION_CLUSTER_NATIVE_PORT",
         "FEDERATION_ENABLE_MDNS",
         "FEDERATION_HUB_MULTIADDRS",
         "FEDERATION_LISTEN_ADDR",
@@ -119,6 +121,7 @@ def test_the_variables_of_the_documentation_are_honoured() -> None:
         "FEDERATION_NODE_FLIGHT_PORT",
         "SYNDB_DATA_DIR",
         "SYNDB_FEDERATION_PASSWORD",
+        "SYNDB_HUB_URL",
     }
 
 
@@ -318,6 +321,27 @@ def test_a_private_file_is_the_owners_alone_from_its_first_byte(tmp_path: Path) 
     assert path.read_text() == "second"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [each.name for each in path.parent.iterdir()] == ["daemon.toml"]
+
+
+def test_a_private_file_that_must_not_be_replaced_is_that_of_whoever_was_first(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    write_private(path, b"first", replace=False)
+    write_private(path, b"second", replace=False)
+    assert path.read_bytes() == b"first"
+    assert [each.name for each in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_private_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, synced = tmp_path / "key", []
+    sync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), path.exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    write_private(path, "content")
+    assert synced == [(False, False), (True, True)]
 
 
 def test_a_file_that_cannot_be_written_is_a_clear_error_and_leaves_nothing(tmp_path: Path) -> None:

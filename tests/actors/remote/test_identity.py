@@ -50,7 +50,7 @@ def test_a_damaged_key_file_is_refused_and_left_as_it_is(tmp_path, content):
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot create the key file"):
+    with pytest.raises(ConfigError, match="cannot write"):
         Identity.load_or_create(tmp_path / "file" / "node.key")
 
 
