@@ -11,6 +11,7 @@ import trio
 
 from actors.remote.discovery.hub import find_hub
 from actors.remote.discovery.mdns import open_mdns
+from actors.remote.discovery.static import configured
 from actors.remote.host import open_host
 from actors.remote.identity import Identity
 from actors.remote.proof import derive_key
@@ -69,7 +70,8 @@ async def _hub(settings: NodeSettings) -> None:
     async with AsyncExitStack() as stack:
         host = await stack.enter_async_context(open_host(Identity.generate(), ["/ip4/0.0.0.0/udp/0/quic-v1"]))
         mdns = await stack.enter_async_context(open_mdns()) if federation.enable_mdns else None
-        await find_hub(host, federation.hub_peer_id, federation.hub_addresses, mdns=mdns, timeout=FIND_SECONDS)
+        sources = [configured(federation.hub_addresses)] + ([] if mdns is None else [mdns.heard("hub")])
+        await find_hub(host, [federation.hub_peer_id], sources, timeout=FIND_SECONDS)
 
 
 async def _engine(settings: NodeSettings) -> None:

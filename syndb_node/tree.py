@@ -22,6 +22,7 @@ from actors.analytics_delegate import AnalyticsDelegate, Running
 from actors.cluster import Catalogue, Cluster, Membership
 from actors.remote.discovery.hub import find_hub
 from actors.remote.discovery.mdns import Mdns, open_mdns
+from actors.remote.discovery.static import configured, through_relays
 from actors.remote.host import Host
 from actors.remote.identity import Identity
 from actors.remote.policy import Policy as RpcPolicy
@@ -154,10 +155,11 @@ class _Parts:
         await self.listening.wait()
         federation = self._settings.federation
         hub_peer_id = federation.hub_peer_id
-        addresses = await find_hub(
-            self._host, hub_peer_id, federation.hub_addresses, mdns=self._mdns, timeout=FIND_SECONDS
-        )
-        return RemoteRef(self._client, hub_peer_id, lambda: addresses, "syndb-hub")
+        sources = [configured(federation.hub_addresses), through_relays(federation.relays, [hub_peer_id])]
+        if self._mdns is not None:
+            sources.append(self._mdns.heard("hub"))
+        found = await find_hub(self._host, [hub_peer_id], sources, timeout=FIND_SECONDS)
+        return RemoteRef(self._client, found.peer_id, lambda: found.addresses, "syndb-hub")
 
 
 def _flight(settings: NodeSettings) -> FlightSettings:

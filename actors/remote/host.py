@@ -45,6 +45,7 @@ from actors.remote.multiaddrs import (
     transport_order,
 )
 from actors.remote.swarm import DaemonSwarm, new_host, quiet_logging
+from actors.remote.transport import Frames
 from syndb_common.errors import ConfigError, InvalidRequest, PeerUnavailable
 
 MAX_STREAMS_PER_PEER = 64
@@ -251,7 +252,7 @@ class Host:
         with trio.move_on_after(DISCONNECT_SECONDS, shield=True):
             await self._swarm.close_peer(_peer(peer_id))
 
-    def reset_soon(self, stream: FrameStream) -> None:
+    def reset_soon(self, stream: Frames) -> None:
         """Reset a stream without waiting for it."""
         if not self._swarm.manager.is_cancelled:
             self._swarm.manager.run_task(stream.reset)

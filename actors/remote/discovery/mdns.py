@@ -20,8 +20,9 @@ import trio
 from multiaddr import Multiaddr
 from zeroconf import Error, IPVersion, ServiceBrowser, ServiceInfo, ServiceStateChange, Zeroconf
 
-from actors.remote.discovery import PeerAddresses
+from actors.remote.discovery import Claim, PeerAddresses, Source
 from actors.remote.identity import is_peer_id
+from actors.remote.multiaddrs import is_circuit, split_peer
 
 SERVICE = "_syndb._udp.local."
 MAX_TXT_STRING = 255
@@ -62,6 +63,16 @@ class Mdns:
             await trio.to_thread.run_sync(register, limiter=_ZEROCONF)
         except (Error, OSError) as error:
             log.warning("mdns_announcement_failed", why=str(error) or type(error).__name__)
+
+    def heard(self, role: str) -> Source:
+        """Claims what daemons of ``role`` announce."""
+
+        async def source(claim: Claim) -> None:
+            async with self.peers(role=role) as findings:
+                async for peer in findings:
+                    claim(peer)
+
+        return source
 
     @asynccontextmanager
     async def peers(self, *, role: str) -> AsyncIterator[trio.MemoryReceiveChannel[PeerAddresses]]:
@@ -132,7 +143,7 @@ async def _in_thread_to_the_end(stop: Any) -> None:
 
 
 def _service_info(peer_id: str, addresses: Sequence[str], role: str) -> ServiceInfo:
-    places = [address.partition("/p2p/")[0] for address in addresses]
+    places = [split_peer(address)[0] for address in addresses if not is_circuit(address)]
     places = [place for place in places if len(f"a0={place}") <= MAX_TXT_STRING][:MAX_ANNOUNCED]
     parts = places[0].split("/") if places else []
     direct = len(parts) >= 5 and parts[1] == "ip4"

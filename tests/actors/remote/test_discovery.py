@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from actors.remote.discovery import PeerAddresses
 from actors.remote.discovery.hub import find_hub
 from actors.remote.discovery.mdns import MAX_TXT_STRING, _read, _service_info, open_mdns
-from actors.remote.discovery.static import configured_peers
+from actors.remote.discovery.static import configured, configured_peers, through_relays
 from actors.remote.identity import Identity
 from syndb_common.errors import ConfigError, PeerUnavailable
 
@@ -62,7 +62,9 @@ async def test_the_hub_is_found_on_the_local_network(hosts):
     async with open_mdns(interfaces=LOOPBACK) as at_hub, open_mdns(interfaces=LOOPBACK) as at_node:
         await at_hub.announce(impostor.peer_id, impostor.addresses, role="hub")
         await at_hub.announce(hub.peer_id, hub.addresses, role="hub")
-        assert set(await find_hub(node, hub.peer_id, [], mdns=at_node, timeout=10)) == set(hub.addresses)
+        found = await find_hub(node, [hub.peer_id], [at_node.heard("hub")], timeout=10)
+        assert found.peer_id == hub.peer_id
+        assert set(found.addresses) == set(hub.addresses)
     assert node.is_connected(hub.peer_id)
     assert not node.is_connected(impostor.peer_id)
 
@@ -71,8 +73,9 @@ async def test_a_configured_address_is_enough_where_there_is_no_multicast(hosts)
     hub, node = await hosts("quic"), await hosts()
     async with open_mdns(interfaces=["203.0.113.9"]) as unavailable:
         await unavailable.announce(node.peer_id, node.addresses, role="node")
-        found = await find_hub(node, hub.peer_id, hub.addresses, mdns=unavailable, timeout=10)
-    assert found == hub.addresses
+        sources = [configured(hub.addresses), unavailable.heard("hub")]
+        found = await find_hub(node, [hub.peer_id], sources, timeout=10)
+    assert found.addresses == hub.addresses
     assert node.is_connected(hub.peer_id)
 
 
@@ -81,8 +84,9 @@ async def test_a_false_announcement_does_not_keep_the_hub_from_being_found(hosts
     false = [address.replace(impostor.peer_id, hub.peer_id) for address in impostor.addresses]
     async with open_mdns(interfaces=LOOPBACK) as liar, open_mdns(interfaces=LOOPBACK) as at_node:
         await liar.announce(hub.peer_id, false, role="hub")
-        found = await find_hub(node, hub.peer_id, hub.addresses, mdns=at_node, timeout=10)
-    assert hub.addresses[0] in found
+        sources = [at_node.heard("hub"), configured(hub.addresses)]
+        found = await find_hub(node, [hub.peer_id], sources, timeout=10)
+    assert hub.addresses[0] in found.addresses
     assert not node.is_connected(impostor.peer_id)
 
 
@@ -97,13 +101,53 @@ async def test_a_hub_that_starts_later_is_found(hosts, free_port, nursery, monke
         await nursery.start(Host(identity, [place]).run)
 
     nursery.start_soon(start_later)
-    await find_hub(node, identity.peer_id, [f"{place}/p2p/{identity.peer_id}"], mdns=None, timeout=10)
+    await find_hub(node, [identity.peer_id], [configured([f"{place}/p2p/{identity.peer_id}"])], timeout=10)
     assert node.is_connected(identity.peer_id)
 
 
 async def test_a_hub_that_is_nowhere_is_an_error_that_says_why(hosts, free_port):
     node = await hosts()
     with pytest.raises(PeerUnavailable, match="was not found within"):
-        await find_hub(node, PEER, [f"/ip4/127.0.0.1/tcp/{free_port}/p2p/{PEER}"], mdns=None, timeout=0.5)
+        await find_hub(node, [PEER], [configured([f"/ip4/127.0.0.1/tcp/{free_port}/p2p/{PEER}"])], timeout=0.5)
     with pytest.raises(PeerUnavailable, match="nobody named an address"):
-        await find_hub(node, PEER, [], mdns=None, timeout=0.1)
+        await find_hub(node, [PEER], [], timeout=0.1)
+
+
+async def test_the_next_hub_is_as_good_as_the_current_one(hosts, free_port):
+    following, node = await hosts("tcp"), await hosts()
+    gone = f"/ip4/127.0.0.1/tcp/{free_port}/p2p/{PEER}"
+    found = await find_hub(node, [PEER, following.peer_id], [configured([gone, *following.addresses])], timeout=10)
+    assert found.peer_id == following.peer_id
+    assert found.addresses == following.addresses
+
+
+async def test_a_source_that_fails_leaves_the_others_searching(hosts):
+    hub, node = await hosts("tcp"), await hosts()
+
+    async def broken(claim):
+        await trio.lowlevel.checkpoint()
+        raise OSError("no such network")
+
+    found = await find_hub(node, [hub.peer_id], [broken, configured(hub.addresses)], timeout=10)
+    assert found.peer_id == hub.peer_id
+
+
+async def test_a_flood_of_false_claims_does_not_push_out_what_is_configured(hosts, free_port):
+    hub, node = await hosts("tcp"), await hosts()
+
+    async def liar(claim):
+        for port in range(20_000, 21_000):
+            claim(PeerAddresses(hub.peer_id, (f"/ip4/127.0.0.1/tcp/{port}/p2p/{hub.peer_id}",), "mdns"))
+
+    found = await find_hub(node, [hub.peer_id], [liar, configured(hub.addresses)], timeout=10)
+    assert set(hub.addresses) <= set(found.addresses)
+    assert len(found.addresses) <= 16
+
+
+def test_relays_are_claimed_as_ways_to_each_pinned_hub():
+    relay, following, claims = Identity.generate().peer_id, Identity.generate().peer_id, []
+    place = f"/ip4/192.0.2.1/tcp/4001/p2p/{relay}"
+    trio.run(through_relays([place], [PEER, following]), claims.append)
+    assert claims == [PeerAddresses(hub, (f"{place}/p2p-circuit/p2p/{hub}",), "relay") for hub in (PEER, following)]
+    with pytest.raises(ConfigError):
+        through_relays(["/ip4/192.0.2.1/tcp/4001"], [PEER])
