@@ -1,4 +1,4 @@
-"""A federation of real processes on this machine: one hub, some nodes, each with its folder, key and configuration.
+"""A federation of real processes: one hub, some nodes, each with its folder, key and configuration.
 
 The demonstration, the tests with real processes and the benchmarks run on it. Folders may exist from an earlier
 run: keys and data are kept, ports are chosen anew.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 import tomllib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ import httpx
 
 from actors.remote.identity import Identity
 from actors.remote.proof import generate_secret
-from demo.processes import Daemon, Daemons, DemoError, command, daemons, free_ports, run
+from demo.processes import Daemon, Daemons, DemoError, Place, command, daemons, free_ports, run
 from syndb_common.errors import NotFound
 from syndb_common.node_settings import NodeSettings
 from syndb_common.settings import render
@@ -41,6 +42,7 @@ class LocalFederation:
         configure_addresses: whether nodes are told the hub's address or have to find it by mDNS.
         hub: further values of ``hub.toml``, by section.
         node: further values of every ``node.toml``, by section.
+        places: where daemons run, by name, the hub as ``hub``; this machine unless said otherwise.
     """
 
     def __init__(
@@ -53,13 +55,15 @@ class LocalFederation:
         configure_addresses: bool = True,
         hub: Mapping[str, Mapping[str, Any]] | None = None,
         node: Mapping[str, Mapping[str, Any]] | None = None,
+        places: Mapping[str, Place] | None = None,
     ) -> None:
         self.folder = folder
         self.running = running
+        self.places = defaultdict(Place, places or {})
         ports = iter(free_ports(2 + 2 * len(nodes)))
         self.http_port = port or next(ports)
         self.url = f"http://127.0.0.1:{self.http_port}"
-        self.hub_listen = listen(next(ports))
+        self.hub_listen = listen(next(ports), self.places["hub"].address)
         self._configured = self.hub_listen if configure_addresses else []
         self.hub_config = folder / "hub.toml"
         self.password = self._known_password() or generate_secret()
@@ -74,6 +78,7 @@ class LocalFederation:
         self, name: str, libp2p_port: int, flight_port: int, values: Mapping[str, Mapping[str, Any]]
     ) -> Path:
         """Write the configuration of one node and return its path."""
+        address = self.places[name].address
         content: dict[str, Any] = {
             "data_dir": str(self.folder / name),
             "cluster": {"name": name},
@@ -81,9 +86,9 @@ class LocalFederation:
                 "password": self.password,
                 "hub_peer_id": self.hub_peer_id,
                 "hub_multiaddrs": self._configured,
-                "listen": listen(libp2p_port),
+                "listen": listen(libp2p_port, address),
             },
-            "flight": {"host": "127.0.0.1", "port": flight_port},
+            "flight": {"host": address, "port": flight_port, "advertise": f"{address}:{flight_port}"},
             "policy": {"share": "rows"},
         }
         return _write(self.config(name), render(NodeSettings, _merged(content, values)))
@@ -104,13 +109,14 @@ class LocalFederation:
         if name in self.daemons:
             self.daemons[name].start()
         else:
+            words = self.places[name].words(words)
             self.daemons[name] = self.running.start(name, words, self.folder / f"{name}.log", environment)
         return self.daemons[name]
 
     def import_data(self, name: str, importer: str, data_dir: Path, *options: str) -> None:
         """Import a data set into a node with the command a user types."""
         words = ["etl", importer, "import", "--data-dir", str(data_dir), "--config", str(self.config(name)), *options]
-        run(command("syndb", *words))
+        run(self.places[name].words(command("syndb", *words)))
 
     def get(self, path: str, **options: Any) -> Any:
         """GET from the hub's API."""
@@ -123,7 +129,8 @@ class LocalFederation:
     def request(self, method: str, path: str, *, timeout: float = 60, **options: Any) -> httpx.Response:
         """Any request; an error status raises with the hub's own words."""
         headers = {"Authorization": f"Bearer {self.token}"}
-        response = httpx.request(method, self.url + path, headers=headers, timeout=timeout, **options)
+        with self.places["hub"].entered():
+            response = httpx.request(method, self.url + path, headers=headers, timeout=timeout, **options)
         if response.is_error:
             raise DemoError(f"{method} {path}: {response.status_code} {response.text}")
         return response
@@ -164,7 +171,7 @@ class LocalFederation:
         """Wait until the hub answers HTTP."""
 
         def answers() -> bool:
-            with contextlib.suppress(httpx.HTTPError):
+            with contextlib.suppress(httpx.HTTPError), self.places["hub"].entered():
                 return httpx.get(f"{self.url}/v1/federation/ping", timeout=2).is_success
             return False
 
@@ -212,9 +219,9 @@ def local_federation(folder: Path, nodes: Sequence[str], **options: Any) -> Iter
         yield LocalFederation(folder, nodes, running, **options)
 
 
-def listen(port: int) -> list[str]:
-    """Loopback multiaddrs on a port, QUIC first."""
-    return [f"/ip4/127.0.0.1/udp/{port}/quic-v1", f"/ip4/127.0.0.1/tcp/{port}"]
+def listen(port: int, address: str = Place.address) -> list[str]:
+    """Multiaddrs on a port, QUIC first."""
+    return [f"/ip4/{address}/udp/{port}/quic-v1", f"/ip4/{address}/tcp/{port}"]
 
 
 def _merged(content: dict[str, Any], values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

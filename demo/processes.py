@@ -24,6 +24,24 @@ class DemoError(Exception):
     """The demonstration cannot go on; the message says why and where the log is."""
 
 
+class Place:
+    """Where a daemon runs. This one is this machine; subclasses may be other hosts.
+
+    Attributes:
+        address: the IP address at which others reach it.
+    """
+
+    address: str = "127.0.0.1"
+
+    def words(self, words: list[str]) -> list[str]:
+        """The command line that runs ``words`` there."""
+        return words
+
+    def entered(self) -> contextlib.AbstractContextManager[None]:
+        """Sockets opened in the block are sockets of that place."""
+        return contextlib.nullcontext()
+
+
 @dataclass
 class Daemon:
     """One daemon of the demonstration: its command, its folder, its log."""
@@ -44,7 +62,7 @@ class Daemon:
                 stderr=log,
                 start_new_session=True,
                 env={**os.environ, **self.environment},
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
             )
 
     def check(self) -> None:
@@ -154,5 +172,6 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """For ``preexec_fn``: the new process gets SIGTERM when the one that started it dies."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
