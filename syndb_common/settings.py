@@ -21,10 +21,11 @@ import secrets
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from syndb_common.errors import ConfigError
 
@@ -57,6 +58,46 @@ class MetricsSettings(Settings):
 
     listen: str = Field("", description="host:port to serve /metrics at, for instance 127.0.0.1:9464; empty for none")
 
+
+def _listen_address(text: str) -> str:
+    """An address to listen on, checked as far as it can be without opening it."""
+    _, family, host, *rest = [*text.split("/"), "", "", ""]
+    versions = {"ip4": 4, "ip6": 6}
+    try:
+        fits = ip_address(host).version == versions.get(family)
+    except ValueError:
+        fits = False
+    if not fits or _PORT.fullmatch("/".join(rest).rstrip("/")) is None or int(rest[1]) > 65535:
+        raise ValueError("no listen address; one looks like /ip4/0.0.0.0/udp/4001/quic-v1")
+    return text
+
+
+def _relay_address(text: str) -> str:
+    """The multiaddr of a relay, which must name it: who is no relay of ours must not be able to stand in."""
+    if _RELAY.fullmatch(text) is None:
+        raise ValueError("no relay; one looks like /dns4/relay.example.org/tcp/4001/p2p/12D3KooW...")
+    return text
+
+
+def _network(text: str) -> str:
+    """A network in CIDR notation or one address."""
+    try:
+        ip_network(text)
+    except ValueError:
+        raise ValueError("no network or address; one looks like 192.0.2.0/24") from None
+    return text
+
+
+_PORT = re.compile(r"(udp/[0-9]{1,5}/quic-v1|tcp/[0-9]{1,5})")
+_RELAY = re.compile(
+    r"/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/(udp/[0-9]{1,5}/quic-v1|tcp/[0-9]{1,5})/p2p/[1-9A-HJ-NP-Za-km-z]{46,64}"
+)
+ListenAddress = Annotated[str, AfterValidator(_listen_address)]
+"""A libp2p address to listen on, with the transports that a host has."""
+RelayAddress = Annotated[str, AfterValidator(_relay_address)]
+"""The multiaddr of a relay, with its PeerId."""
+Network = Annotated[str, AfterValidator(_network)]
+"""A network in CIDR notation, or one IP address."""
 
 S = TypeVar("S", bound=FileSettings)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
-from syndb_common.settings import Env, FileSettings, MetricsSettings, Settings
+from syndb_common.settings import Env, FileSettings, ListenAddress, MetricsSettings, Network, RelayAddress, Settings
 
 
 class HttpSettings(Settings):
@@ -25,7 +25,7 @@ class HttpSettings(Settings):
     rate_limit_burst: Annotated[int, Env("RATE_LIMIT_BURST")] = Field(
         200, gt=0, description="requests a client may send at once"
     )
-    trusted_proxies: tuple[str, ...] = Field((), description="addresses whose X-Forwarded-For is believed")
+    trusted_proxies: tuple[Network, ...] = Field((), description="addresses whose X-Forwarded-For is believed")
 
 
 class FederationSettings(Settings):
@@ -34,21 +34,23 @@ class FederationSettings(Settings):
     password: Annotated[SecretStr, Env("FEDERATION_PASSWORD")] = Field(
         min_length=1, description="shared secret that nodes prove; `syndb-hub init` makes a strong one"
     )
-    listen: Annotated[tuple[str, ...], Env("FEDERATION_LISTEN_ADDR")] = Field(
+    listen: Annotated[tuple[ListenAddress, ...], Env("FEDERATION_LISTEN_ADDR")] = Field(
         ("/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4001"), description="libp2p listen addresses, QUIC first"
     )
-    previous_password: SecretStr | None = Field(
-        None, min_length=1, description="still accepted while nodes change to a new password; `syndb-hub password`"
+    previous_password: SecretStr = Field(
+        SecretStr(""), description="still accepted while nodes change to a new password; `syndb-hub password rotate`"
     )
     require_approval: bool = Field(False, description="new nodes wait until the operator approves them")
-    approved_networks: tuple[str, ...] = Field(
+    approved_networks: tuple[Network, ...] = Field(
         (),
         description="addresses (CIDR) at which any node may be dialled, besides the one its connection came from",
     )
     enable_mdns: Annotated[bool, Env("FEDERATION_ENABLE_MDNS")] = Field(True, description="be found on the LAN")
     enable_dht: bool = Field(True, description="be found through the distributed hash table of the federation")
     serve_relay: bool = Field(True, description="let nodes behind NAT reach each other's hub through this one")
-    relays: tuple[str, ...] = Field((), description="multiaddrs of relays through which this hub can be reached")
+    relays: tuple[RelayAddress, ...] = Field(
+        (), description="multiaddrs of relays through which this hub can be reached"
+    )
     delegation_timeout_seconds: Annotated[float, Env("FEDERATION_DELEGATION_TIMEOUT_SECS")] = Field(
         30.0, gt=0, le=86_400, description="how long nodes may take for their part of a query"
     )

@@ -354,3 +354,27 @@ def test_a_file_that_cannot_be_written_is_a_clear_error_and_leaves_nothing(tmp_p
     with pytest.raises(ConfigError, match="no text"):
         write_private(tmp_path / "other.toml", "\udcff")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["daemon.toml", "file"]
+
+
+@pytest.mark.parametrize(
+    ("key", "good", "bad"),
+    [
+        ("listen", "/ip4/0.0.0.0/udp/4001/quic-v1", "0.0.0.0:4001"),
+        ("listen", "/ip6/::/tcp/0", "/ip4/::/tcp/4001"),
+        ("listen", "/ip4/192.0.2.1/tcp/65535", "/ip4/192.0.2.1/tcp/65536"),
+        ("listen", "/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.1/udp/1"),
+        ("listen", "/ip4/127.0.0.1/tcp/1", "/dns4/hub.example.org/tcp/1"),
+        ("approved_networks", "192.0.2.0/24", "192.0.2.1/24"),
+        ("approved_networks", "2001:db8::1", "hub.example.org"),
+        ("relays", f"/dns4/relay.example.org/tcp/4001/p2p/{PEER_ID}", "/dns4/other.example.org/tcp/1"),
+    ],
+)
+def test_addresses_are_checked_before_anything_starts(key: str, good: str, bad: str) -> None:
+    def load_with(address: str) -> HubSettings:
+        values = {"data_dir": "/x", "federation": {"password": SECRET, key: [address]}}
+        return validate(HubSettings, values, "hub.toml")
+
+    assert getattr(load_with(good).federation, key) == (good,)
+    with pytest.raises(ConfigError, match=rf"federation.{key}.0: .*one looks like") as caught:
+        load_with(bad)
+    assert bad not in caught.value.message
