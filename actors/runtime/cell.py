@@ -7,6 +7,7 @@ from collections.abc import Callable
 import trio
 
 from actors.runtime.actor import NO_ANSWER, Actor, Context, Delegated, Directory
+from actors.runtime.carried import unpack
 from actors.runtime.clock import Clock
 from actors.runtime.errors import (
     ActorCrashedError,
@@ -119,6 +120,8 @@ class ActorCell:
                 call.begun = True
             self._current = envelope
             context.sender = envelope.sender
+            if envelope.luggage:
+                unpack(envelope.luggage)
             try:
                 answer = await receive(envelope.message)
             except Exception as raised:

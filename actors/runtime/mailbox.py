@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import trio
 
+from actors.runtime.carried import pack
 from actors.runtime.errors import ActorStoppedError, MailboxFull
 
 
@@ -68,14 +69,15 @@ class Call:
 
 
 class Envelope:
-    """A message under way: with its sender and, if it was asked, the call to settle."""
+    """A message under way: with its sender, what is carried along and, if it was asked, the call to settle."""
 
-    __slots__ = ("call", "message", "sender")
+    __slots__ = ("call", "luggage", "message", "sender")
 
     def __init__(self, message: object, sender: object, call: Call | None) -> None:
         self.message = message
         self.sender = sender
         self.call = call
+        self.luggage = pack()
 
 
 class Mailbox:
