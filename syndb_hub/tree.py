@@ -9,6 +9,7 @@
     ├── registry        admits nodes and writes the directory
     ├── schema_publisher  sends migrations
     ├── health_monitor  pings nodes
+    ├── measurements    keeps what queries cost
     └── jobs            answers questions
 """
 
@@ -43,8 +44,11 @@ from syndb_common.messages import CatalogAnnouncement, JoinRequest, RegisterClus
 from syndb_common.tables import schema
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.auth.tokens import TokenService
+from syndb_hub.federation.checks import Checks
 from syndb_hub.federation.control import TreeControl
 from syndb_hub.federation.fan_out import FanOut
+from syndb_hub.federation.joining import HttpJoining
+from syndb_hub.federation.measuring import Measurements
 from syndb_hub.federation.queries import FederatedQueries
 from syndb_hub.federation.view import DirectoryView
 from syndb_hub.health import StoresProbe
@@ -52,6 +56,7 @@ from syndb_hub.http import Services, create_app
 from syndb_hub.http import serve as serve_http
 from syndb_hub.jobs.runner import JobRunner
 from syndb_hub.settings import HubSettings
+from syndb_hub.store.benchmarks import StoredBenchmarks
 from syndb_hub.store.clusters import Clusters
 from syndb_hub.store.database import Store
 
@@ -110,12 +115,15 @@ class _Parts:
         self._own_state: tuple[int | None, int] | None = None
         self._warehouse = EmbeddedEngine(settings.data_dir / "engine", name="warehouse")
         self._merger = EmbeddedEngine(None, name="merger")
+        self._benchmarks = StoredBenchmarks(store)
+        self._measurements = Measurements(self._benchmarks)
         self._queries = FederatedQueries(
             directory=self._directory,
             own=self._own_versions,
             fan_out=FanOut(self._directory, self._warehouse, self._peer, settings.jobs.max_result_bytes, self._suspect),
             merger=self._merger,
             delegation_seconds=settings.federation.delegation_timeout_seconds,
+            measurements=self._measurements,
         )
         self._jobs = JobRunner(store, self._queries, settings.data_dir / "objects" / "jobs", settings.jobs)
 
@@ -129,6 +137,7 @@ class _Parts:
                 ChildSpec("registry", self._registry),
                 ChildSpec("schema_publisher", lambda: SchemaPublisher(directory=self._directory, peer=self._peer)),
                 ChildSpec("health_monitor", self._health_monitor),
+                ChildSpec("measurements", lambda: Service(self._measurements.run)),
                 ChildSpec("jobs", lambda: Service(self._jobs.run)),
             ],
             intensity=INTENSITY,
@@ -143,10 +152,26 @@ class _Parts:
 
     def services(self, tree: Tree) -> Services:
         """What the HTTP layer is given."""
+        view = DirectoryView(self._directory, schema.CURRENT)
+        checks = Checks(
+            directory=self._directory, peer=self._peer, queries=self._queries, schema_version=schema.CURRENT
+        )
+        control = TreeControl(
+            directory=self._directory,
+            view=view,
+            registry=tree.ref("registry"),
+            health_monitor=tree.ref("health_monitor"),
+            schema_publisher=tree.ref("schema_publisher"),
+            checks=checks,
+            store=Clusters(self._store),
+            measurements=self._measurements,
+        )
         return Services(
             queries=self._queries,
-            federation=DirectoryView(self._directory, schema.CURRENT),
-            control=TreeControl(self._directory, tree.ref("registry"), tree.ref("schema_publisher")),
+            federation=view,
+            control=control,
+            joining=HttpJoining(tree.ref("registry"), self._identity),
+            benchmarks=self._benchmarks,
             jobs=self._jobs,
             tokens=TokenService(self._store),
             probe=StoresProbe(

@@ -214,10 +214,13 @@ class FanOut:
                 return reader.read_all()
         if result.endpoint is None or result.endpoint.ticket is None:
             raise IncompleteResult("the node sent neither a result nor a ticket")
-        # The hub dials only the address the node registered with, whatever an answer says.
-        registered = cluster.record.endpoints
+        # The hub dials only what the node registered and somebody approved, whatever an answer says.
+        if not cluster.dial.flight:
+            raise PeerUnavailable(no_flight(cluster))
         endpoint = FlightEndpoint(
-            location=registered.flight, certificate=registered.flight_certificate, ticket=result.endpoint.ticket
+            location=cluster.dial.flight,
+            certificate=cluster.dial.flight_certificate,
+            ticket=result.endpoint.ticket,
         )
         reading = flight.Reading(endpoint, seconds=seconds, max_bytes=sys.maxsize)  # the budget counts
         try:
@@ -230,6 +233,17 @@ class FanOut:
     async def _fail_when_unroutable(self, cluster: Cluster) -> None:
         cause = await self.directory.wait_unroutable(cluster.record.id)
         raise PeerUnavailable(f"the node stopped answering: {cause}")
+
+
+def no_flight(cluster: Cluster) -> str:
+    """Why the hub has no address of a node's Flight server."""
+    announced = cluster.record.endpoints.flight
+    if not announced:
+        return "the node has announced no Flight server; it does when its engine has started"
+    return (
+        f"the node announces its Flight server at {announced}, an address nobody approved: "
+        f"`syndb federation clusters approve-hosts {cluster.record.name} HOST`, or correct the node's flight.advertise"
+    )
 
 
 def _read(reading: flight.Reading, budget: Budget) -> pa.Table:

@@ -22,6 +22,7 @@ from syndb_common.errors import InvalidRequest, SynDBError, Unavailable
 from syndb_common.syql import Plan, Query, Scope, parse, partial_schema, plan, to_clickhouse
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.federation.fan_out import FanOut, Part
+from syndb_hub.federation.measuring import Measurements
 from syndb_hub.federation.service import (
     Answered,
     Explanation,
@@ -63,6 +64,7 @@ class FederatedQueries:
         fan_out: asks the holders.
         merger: the engine that merges parts; not the one that owns data.
         delegation_seconds: how long nodes may take at most, whatever the caller allows.
+        measurements: keep what queries cost.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class FederatedQueries:
         fan_out: FanOut,
         merger: Engine,
         delegation_seconds: float,
+        measurements: Measurements | None = None,
     ) -> None:
         self._directory = directory
         self._own = own
@@ -80,6 +83,7 @@ class FederatedQueries:
         self._fan_out = fan_out
         self._merger = merger
         self._delegation_seconds = delegation_seconds
+        self._measurements = measurements
 
     async def check(self, text: str, *, scope: Scope | None, cluster_ids: Sequence[UUID] | None = None) -> None:
         """See the protocol."""
@@ -117,9 +121,20 @@ class FederatedQueries:
         """See the protocol."""
         began = time.monotonic()
         planned = await self._plan(text, scope, cluster_ids)
-        allowed = min(seconds, self._delegation_seconds)
-        parts = await self._fan_out.ask(planned.targets.asked, uuid4(), allowed)
-        _check_enough(parts, planned.targets, require)
+        parts: list[Part] = []
+        try:
+            allowed = min(seconds, self._delegation_seconds)
+            parts = await self._fan_out.ask(planned.targets.asked, uuid4(), allowed)
+            _check_enough(parts, planned.targets, require)
+            answered = await self._merge(planned, parts, began, seconds)
+        except SynDBError:
+            self._measure(planned, parts, None, began, named=cluster_ids is not None)
+            raise
+        self._measure(planned, parts, answered.table.num_rows, began, named=cluster_ids is not None)
+        return answered
+
+    async def _merge(self, planned: Planned, parts: Sequence[Part], began: float, seconds: float) -> Answered:
+        """The answer made of the parts that came, and where it comes from."""
         tables = [part.table for part in parts if part.table is not None]
         partials = pa.concat_tables(tables) if tables else partial_schema(planned.plan).empty_table()
         left = max(LEAST_MERGE_SECONDS, seconds - (time.monotonic() - began))
@@ -141,6 +156,18 @@ class FederatedQueries:
             complete=all(outcome.status == "answered" for outcome in outcomes),
         )
         return Answered(merged.table, provenance)
+
+    def _measure(self, planned: Planned, parts: Sequence[Part], rows: int | None, began: float, *, named: bool) -> None:
+        if self._measurements is not None:
+            self._measurements.query(
+                planned.plan,
+                planned.scope,
+                planned.targets.asked,
+                parts,
+                named=named,
+                seconds=time.monotonic() - began,
+                rows=rows,
+            )
 
     async def _plan(self, text: str, scope: Scope | None, cluster_ids: Sequence[UUID] | None) -> Planned:
         query = await _beside_the_loop(len(text), parse, text)

@@ -46,7 +46,8 @@ class ClusterView(_View):
     Attributes:
         health_cause: why it is not healthy.
         standing: whether it takes part; ``is_active`` is ``standing == "active"``.
-        secret: what it joined with: ``password``, ``previous password``, ``invitation`` or nothing known.
+        secret: what it joined with: ``password``, ``previous password``, ``invitation or older password``, or empty
+            when that is not known.
         refused_addresses: what it announced and the hub does not dial, because nobody approved it.
     """
 
@@ -213,6 +214,14 @@ class FederationView(Protocol):
 
     def clusters(self) -> list[ClusterView]:
         """Every registered node, also the inactive ones, ordered by name."""
+        ...
+
+    def cluster(self, cluster_id: UUID) -> ClusterView:
+        """One node.
+
+        Raises:
+            NotFound: there is none of that id.
+        """
         ...
 
 

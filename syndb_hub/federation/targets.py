@@ -124,7 +124,7 @@ def assign(plan: Plan, holdings: Sequence[Holding], in_scope: Iterable[Cluster])
         if cluster is not None and not cluster.health.routable:
             skipped.append(_skipped(cluster))
         elif cluster is not None and cluster.record.schema_version < plan.minimum_schema:
-            cause = f"schema version {cluster.record.schema_version}, the plan needs {plan.minimum_schema}"
+            cause = schema_too_old(cluster.record.schema_version, plan.minimum_schema)
             skipped.append(NodeOutcome(cluster=name, status="skipped", cause=cause, code="schema"))
         else:
             asked.append(Target(cluster, plan.for_datasets(frozenset(holding.key for holding in group))))
@@ -134,6 +134,13 @@ def assign(plan: Plan, holdings: Sequence[Holding], in_scope: Iterable[Cluster])
         if cluster.record.name not in groups and cluster.catalogue_revision is None
     )
     return Targets(tuple(asked), tuple(skipped), tuple(used))
+
+
+def schema_too_old(version: int, needed: int) -> str:
+    """Why a node is not asked whose tables lack something that a question needs."""
+    return (
+        f"schema version {version}, this question needs {needed}: `syndb federation sync-schema` brings it up to date"
+    )
 
 
 def _skipped(cluster: Cluster) -> NodeOutcome:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from actors.directory import Cluster, Directory, Health, Key, false_claims, owned
+from syndb_common.errors import NotFound
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.federation.service import ClusterView, DatasetView, FederationStatus
 
@@ -19,11 +21,15 @@ class DirectoryView:
     Args:
         directory: the hub's picture of its nodes.
         schema_version: the hub's own.
+        secret_of: says what kind of secret a key id stands for (:meth:`actors.admission.Keyring.secret_of`).
     """
 
-    def __init__(self, directory: Directory, schema_version: int) -> None:
+    def __init__(
+        self, directory: Directory, schema_version: int, secret_of: Callable[[str], str] = lambda key_id: ""
+    ) -> None:
         self._directory = directory
         self._schema_version = schema_version
+        self._secret_of = secret_of
 
     def status(self) -> FederationStatus:
         """See the protocol."""
@@ -44,10 +50,19 @@ class DirectoryView:
         """See the protocol."""
         clusters = self._directory.clusters.values()
         counted = owned(clusters)
-        return sorted((_cluster(cluster, counted) for cluster in clusters), key=lambda view: view.name)
+        views = (_cluster(cluster, counted, self._secret_of(cluster.record.key_id)) for cluster in clusters)
+        return sorted(views, key=lambda view: view.name)
+
+    def cluster(self, cluster_id: UUID) -> ClusterView:
+        """See the protocol."""
+        clusters = self._directory.clusters
+        cluster = clusters.get(cluster_id)
+        if cluster is None:
+            raise NotFound(f"no cluster {cluster_id}", hint="`syndb federation clusters` lists them with their ids.")
+        return _cluster(cluster, owned(clusters.values()), self._secret_of(cluster.record.key_id))
 
 
-def _cluster(cluster: Cluster, counted: Mapping[Key, PublishedVersion]) -> ClusterView:
+def _cluster(cluster: Cluster, counted: Mapping[Key, PublishedVersion], secret: str) -> ClusterView:
     record = cluster.record
     flight = urlsplit(record.endpoints.flight)
     newest: dict[str, PublishedVersion] = {}
@@ -58,17 +73,31 @@ def _cluster(cluster: Cluster, counted: Mapping[Key, PublishedVersion]) -> Clust
         name=record.name,
         institution=record.institution,
         description=record.description,
+        contact_email=record.contact_email,
+        software=record.software,
         endpoint=flight.hostname or "",
         port=flight.port or 0,
-        peer_id=record.peer_id,
+        peer_id=record.peer_id or "",
+        standing=record.standing.value,
         health=cluster.health.value,
         health_cause="; ".join(filter(None, (cluster.cause, _claims(cluster, counted)))),
+        health_since=cluster.since,
         is_active=record.is_active,
         schema_version=record.schema_version,
-        latency_ms=None if cluster.latency_seconds is None else round(cluster.latency_seconds * 1000, 1),
+        protocol_version=record.protocol_version,
+        secret=secret,
+        latency_ms=_milliseconds(cluster.latency_seconds),
+        clock_skew_ms=_milliseconds(cluster.clock_skew_seconds),
+        flaps=cluster.flaps,
         last_seen=cluster.last_seen,
+        refused_addresses=cluster.refused_addresses,
+        approved_hosts=record.approved_hosts,
         datasets=tuple(_dataset(newest[name], cluster) for name in sorted(newest)),
     )
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)
 
 
 def _claims(cluster: Cluster, counted: Mapping[Key, PublishedVersion]) -> str:

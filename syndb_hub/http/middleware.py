@@ -29,6 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from syndb_common import tracing
 from syndb_common.errors import ConfigError, LimitExceeded, RequestTimeout, TooManyRequests
 from syndb_common.metrics import HTTP_SECONDS
+from syndb_hub.clients import rate_key
 from syndb_hub.http.problems import problem_response
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -157,7 +158,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class RateLimit:
-    """Token bucket per client address. ``clock`` gives seconds and is replaceable in tests."""
+    """Token bucket per client address, which is left in ``scope["state"]["client"]``. ``clock`` gives seconds and is
+    replaceable in tests."""
 
     def __init__(
         self,
@@ -183,7 +185,9 @@ class RateLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         if scope["type"] == "http":
-            wait = self.take(self.client(scope))
+            client = self.client(scope)
+            scope.setdefault("state", {})["client"] = client
+            wait = self.take(rate_key(client))
             if wait > 0:
                 error = TooManyRequests("too many requests from your address", hint="Wait as Retry-After says.")
                 headers = {"retry-after": str(math.ceil(wait))}
@@ -203,7 +207,7 @@ class RateLimit:
         return 0.0 if allowed else (1 - tokens) / self._per_second
 
     def client(self, scope: Scope) -> str:
-        """Who counts as the sender: the nearest address that is none of our proxies; of IPv6 its /64."""
+        """Who counts as the sender: the nearest address that is none of our proxies."""
         peer = scope["client"][0] if scope.get("client") else ""
         forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).split(",")
         for hop in reversed([*forwarded[-10:], peer]):
@@ -213,8 +217,6 @@ class RateLimit:
                 break
             peer = str(address)
             if not any(address in network for network in self._trusted):
-                if address.version == 6:
-                    return str(ipaddress.ip_network((address, 64), strict=False))
                 break
         return peer
 

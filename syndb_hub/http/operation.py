@@ -116,6 +116,10 @@ class Operations:
         """Declare ``POST path``; options are those of :meth:`add`."""
         return self.add("POST", path, **options)
 
+    def put(self, path: str, **options: Any) -> Callable[[Handler], Handler]:
+        """Declare ``PUT path``; options are those of :meth:`add`."""
+        return self.add("PUT", path, **options)
+
     def delete(self, path: str, **options: Any) -> Callable[[Handler], Handler]:
         """Declare ``DELETE path``; options are those of :meth:`add`."""
         return self.add("DELETE", path, **options)

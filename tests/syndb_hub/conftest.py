@@ -19,13 +19,19 @@ import sqlglot
 import trio
 from sqlglot import exp
 
-from syndb_common.errors import InvalidRequest, NotSupported, SyQLSyntaxError, UnknownName
+from actors.remote.identity import Identity
+from actors.runtime import ActorRef
+from syndb_common.errors import InvalidRequest, NotFound, NotSupported, SyQLSyntaxError, UnknownName
 from syndb_common.messages import SchemaMigration
 from syndb_common.syql.plan import ColumnRef, Output, Plan, PlannedDataset, Scope
 from syndb_common.tables.identity import dataset_id
 from syndb_hub.auth import Right, TokenService
+from syndb_hub.federation.joining import HttpJoining
 from syndb_hub.federation.service import (
     Answered,
+    Check,
+    ClusterEntry,
+    ClusterHealth,
     ClusterView,
     ComponentHealth,
     DatasetView,
@@ -36,12 +42,14 @@ from syndb_hub.federation.service import (
     Provenance,
     QueryTarget,
     SchemaOutcome,
+    TransitionView,
     VersionRead,
 )
 from syndb_hub.http import Services, create_app, serve
 from syndb_hub.jobs import JobRunner
 from syndb_hub.settings import HttpSettings, JobSettings
 from syndb_hub.store import Store
+from syndb_hub.store.benchmarks import StoredBenchmarks
 
 MIGRATIONS = (
     SchemaMigration(version=1, name="tables", statements=("CREATE TABLE syndb.neurons (cid UUID)",)),
@@ -274,6 +282,12 @@ class TwoNodes:
             ),
         ]
 
+    def cluster(self, cluster_id: UUID) -> ClusterView:
+        found = [view for view in self.clusters() if view.id == cluster_id]
+        if not found:
+            raise NotFound(f"no cluster {cluster_id}")
+        return found[0]
+
     def status(self) -> FederationStatus:
         return FederationStatus(
             total_clusters=2, active_clusters=2, healthy=1, degraded=0, unreachable=1, unknown=0, schema_version=2
@@ -281,16 +295,57 @@ class TwoNodes:
 
 
 class Control:
-    """Remembers what the operator asked for."""
+    """Remembers what the operator asked for, and knows the nodes of a federation."""
 
-    def __init__(self) -> None:
-        self.deactivated: list[UUID] = []
+    def __init__(self, federation: TwoNodes) -> None:
+        self._federation = federation
+        self.asked: list[tuple[Any, ...]] = []
 
-    async def sync_schema(self, *, dry_run: bool) -> list[SchemaOutcome]:
+    async def sync_schema(self, *, dry_run: bool, cluster_ids: Sequence[UUID] | None = None) -> list[SchemaOutcome]:
+        self.asked.append(("sync", dry_run, cluster_ids))
         return [SchemaOutcome(cluster="worm-lab", schema_version=2, applied=[2] if dry_run else [])]
 
+    async def enter(self, entry: ClusterEntry) -> UUID:
+        self.asked.append(("enter", entry))
+        return self._federation.clusters()[0].id
+
+    async def activate(self, cluster_id: UUID) -> None:
+        self._did("activate", cluster_id)
+
     async def deactivate(self, cluster_id: UUID) -> None:
-        self.deactivated.append(cluster_id)
+        self._did("deactivate", cluster_id)
+
+    async def revoke_key(self, cluster_id: UUID, cause: str) -> None:
+        self._did("revoke", cluster_id, cause)
+
+    async def approve_hosts(self, cluster_id: UUID, hosts: Sequence[str]) -> None:
+        self._did("approve", cluster_id, tuple(hosts))
+
+    async def verify(self, cluster_id: UUID) -> ClusterHealth:
+        self._did("verify", cluster_id)
+        return await self.history(cluster_id, limit=20)
+
+    async def history(self, cluster_id: UUID, *, limit: int) -> ClusterHealth:
+        change = TransitionView(
+            at=datetime(2026, 1, 1, tzinfo=UTC), from_state="unknown", to_state="healthy", cause="first ping"
+        )
+        return ClusterHealth(cluster=self._federation.cluster(cluster_id), transitions=(change,) * min(limit, 3))
+
+    async def test_connectivity(self, cluster_id: UUID) -> Check:
+        self._did("connectivity", cluster_id)
+        return Check(test="connectivity", passed=True, latency_ms=1.5, detail="answers pings")
+
+    async def test_schema(self, cluster_id: UUID) -> Check:
+        self._did("schema", cluster_id)
+        return Check(test="schema", passed=False, latency_ms=1.0, cause="behind: schema version 1, the hub has 2")
+
+    async def test_query(self, cluster_id: UUID) -> Check:
+        self._did("query", cluster_id)
+        return Check(test="query", passed=False, latency_ms=0.0, cause="not tried, since schema failed: behind")
+
+    def _did(self, what: str, cluster_id: UUID, *more: Any) -> None:
+        self._federation.cluster(cluster_id)
+        self.asked.append((what, cluster_id, *more))
 
 
 @dataclass
@@ -320,6 +375,8 @@ class Hub:
     federation: TwoNodes
     probe: Components
     jobs: JobRunner
+    control: Control
+    benchmarks: StoredBenchmarks
 
     def client(self, token: str | None = None) -> httpx.AsyncClient:
         """An HTTP client; with the token of every right unless another one is given ("" for none)."""
@@ -348,14 +405,36 @@ def hub_options() -> SimpleNamespace:
 
 
 @pytest.fixture
-async def hub(store: Store, tmp_path: Path, hub_options: SimpleNamespace, nursery: trio.Nursery) -> Hub:
+def hub_identity() -> Identity:
+    """The hub's key."""
+    return Identity.generate()
+
+
+@pytest.fixture
+def registry() -> ActorRef | None:
+    """Who admits nodes; override it in a test module that has nodes join."""
+    return None
+
+
+@pytest.fixture
+async def hub(
+    store: Store,
+    tmp_path: Path,
+    hub_options: SimpleNamespace,
+    hub_identity: Identity,
+    registry: Any,
+    nursery: trio.Nursery,
+) -> Hub:
     """A hub on a free port; it ends with the test."""
     queries, federation, probe, tokens = ArrowQueries(), TwoNodes(), Components(), TokenService(store)
     jobs = JobRunner(store, queries, tmp_path / "objects", hub_options.jobs)
+    control, benchmarks = Control(federation), StoredBenchmarks(store)
     services = Services(
         queries=queries,
         federation=federation,
-        control=Control(),
+        control=control,
+        joining=HttpJoining(registry, hub_identity),
+        benchmarks=benchmarks,
         jobs=jobs,
         tokens=tokens,
         probe=probe,
@@ -370,4 +449,4 @@ async def hub(store: Store, tmp_path: Path, hub_options: SimpleNamespace, nurser
 
     url = await nursery.start(run)
     issued = await tokens.create("everything", [Right.EVERYTHING])
-    return Hub(url, issued.text, tokens, queries, federation, probe, jobs)
+    return Hub(url, issued.text, tokens, queries, federation, probe, jobs, control, benchmarks)

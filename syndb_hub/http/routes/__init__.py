@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from syndb_hub.http.operation import Operation
-from syndb_hub.http.routes import federation, jobs, meta_analysis, syql, system
+from syndb_hub.http.routes import benchmarks, clusters, federation, jobs, joining, meta_analysis, syql, system
 
 OPERATIONS: tuple[Operation, ...] = (
     *system.operations.all,
     *federation.operations.all,
+    *clusters.operations.all,
+    *joining.operations.all,
+    *benchmarks.operations.all,
     *syql.operations.all,
     *jobs.operations.all,
     *meta_analysis.operations.all,

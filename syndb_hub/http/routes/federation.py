@@ -1,4 +1,4 @@
-"""The nodes: how many, which, and the schema they follow."""
+"""The federation as a whole: how many nodes there are, and the schema they follow."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from syndb_common.messages import PROTOCOL_VERSION, SchemaMigration
 from syndb_hub.auth.principal import Right
-from syndb_hub.federation.service import ClusterView, FederationStatus, SchemaOutcome
+from syndb_hub.federation.service import FederationStatus, SchemaOutcome
 from syndb_hub.http.operation import Call, Operations
 
 operations = Operations("federation")
@@ -23,10 +23,6 @@ class Pong(BaseModel):
     version: str
     protocol_version: int
     time: datetime
-
-
-class Clusters(RootModel[list[ClusterView]]):
-    """Every registered node with its health and its data sets, by name."""
 
 
 class SinceVersion(BaseModel):
@@ -50,25 +46,15 @@ class SyncBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     dry_run: bool = Field(default=False, description="only say what would be applied")
+    cluster_ids: list[UUID] | None = Field(
+        default=None, min_length=1, max_length=10_000, description="only these nodes; all active ones by default"
+    )
 
 
 class Synced(BaseModel):
-    """What happened at every active node."""
+    """What happened at every node, failures included."""
 
     results: list[SchemaOutcome]
-
-
-class ClusterPath(BaseModel):
-    """Which node."""
-
-    cluster_id: UUID
-
-
-class Deactivated(BaseModel):
-    """The node takes part no more; its record is kept."""
-
-    id: UUID
-    is_active: Literal[False] = False
 
 
 @operations.get("/v1/federation/ping", right=None)
@@ -83,12 +69,6 @@ async def federation_status(call: Call) -> FederationStatus:
     return call.services.federation.status()
 
 
-@operations.get("/v1/federation/clusters", right=Right.FEDERATION)
-async def list_clusters(call: Call) -> Clusters:
-    """All nodes with their health and data sets."""
-    return Clusters(call.services.federation.clusters())
-
-
 @operations.get("/v1/federation/schema", right=Right.FEDERATION)
 async def federation_schema(call: Call, query: SinceVersion) -> FederationSchema:
     """The current schema version and its migrations."""
@@ -101,12 +81,6 @@ async def federation_schema(call: Call, query: SinceVersion) -> FederationSchema
 
 @operations.post("/v1/federation/schema/sync", right=Right.ADMIN)
 async def sync_schema(call: Call, body: SyncBody) -> Synced:
-    """Push pending schema migrations to all active nodes."""
-    return Synced(results=await call.services.control.sync_schema(dry_run=body.dry_run))
-
-
-@operations.delete("/v1/federation/clusters/{cluster_id}", right=Right.ADMIN)
-async def deactivate_cluster(call: Call, path: ClusterPath) -> Deactivated:
-    """Exclude a node from queries and refuse its messages; its record and history stay."""
-    await call.services.control.deactivate(path.cluster_id)
-    return Deactivated(id=path.cluster_id)
+    """Push pending schema migrations to nodes."""
+    outcomes = await call.services.control.sync_schema(dry_run=body.dry_run, cluster_ids=body.cluster_ids)
+    return Synced(results=outcomes)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from actors.analytics_delegate import to_ipc
-from actors.directory import Cluster, Directory, Health
+from actors.directory import Cluster, Directory, Health, Standing
 from syndb_common.engine.interface import Answer, Scan
 from syndb_common.errors import (
     EngineUnavailable,
@@ -31,7 +31,7 @@ from syndb_common.syql import Plan, parse, partial_schema, plan
 from syndb_hub.federation import fan_out
 from syndb_hub.federation.fan_out import FanOut, Part
 from syndb_hub.federation.targets import Target
-from tests.actors.federation_parts import Peer, cluster, published
+from tests.actors.federation_parts import ENDPOINTS, Peer, cluster, published
 
 COUNT = plan(parse("SELECT COUNT(*) AS n FROM synapses"), [published("worm")])
 SPREAD = plan(parse("SELECT VARIANCE(connection_score) AS v FROM synapses"), [published("worm")])
@@ -67,7 +67,7 @@ class Federation:
 
     def __init__(self, own: pa.Table | SynDBError | None = None, **nodes: Callable[[AnalyticsQuery], Any]) -> None:
         self.directory = Directory()
-        self.nodes = {name: cluster(name, health=Health.HEALTHY) for name in nodes}
+        self.nodes = {name: cluster(name, health=Health.HEALTHY, dial=ENDPOINTS) for name in nodes}
         self.directory.publish(self.nodes.values())
         self.peers = {
             name: Peer({AnalyticsQuery: answer, CancelQuery: lambda message: Acknowledged()})
@@ -144,7 +144,7 @@ async def test_a_node_that_is_deactivated_while_it_answers_is_not_waited_for(
     async def deactivate() -> None:
         await trio.sleep(2)
         node = federation.nodes["a"]
-        federation.directory.publish([replace(node, record=replace(node.record, is_active=False))])
+        federation.directory.publish([replace(node, record=replace(node.record, standing=Standing.INACTIVE))])
 
     nursery.start_soon(deactivate)
     parts = await federation.ask()

@@ -8,11 +8,11 @@ from uuid import uuid4
 
 import pytest
 
-from actors.directory import Cluster, Directory, Health
+from actors.directory import Cluster, Directory, Health, Standing
 from syndb_common.errors import Conflict, NotFound
 from syndb_common.syql import Scope, parse, plan
 from syndb_common.tables.versions import PublishedVersion
-from syndb_hub.federation.targets import Targets, assign, check_names, visible
+from syndb_hub.federation.targets import Targets, assign, check_names, schema_too_old, visible
 from tests.actors.federation_parts import BEGAN, cluster, published
 
 WORM, FLY, MOUSE = published("worm"), published("fly"), published("mouse")
@@ -115,7 +115,7 @@ def test_what_the_hub_publishes_belongs_to_it() -> None:
 
 
 def test_the_claim_of_a_deactivated_node_counts_no_more() -> None:
-    gone = node("gone", WORM, record_facts={**EARLY, "is_active": False})
+    gone = node("gone", WORM, record_facts={**EARLY, "standing": Standing.INACTIVE})
     assert asked(target(gone, node("a", published("worm", 2)))) == {"a": [2]}
 
 
@@ -179,12 +179,12 @@ def test_a_node_with_an_older_schema_than_the_plan_needs_is_skipped() -> None:
         catalogue_revision=1,
     )
     found = target(old, minimum_schema=3)
-    assert (found.asked, skipped(found)) == ((), {"old": "schema version 2, the plan needs 3"})
+    assert (found.asked, skipped(found)) == ((), {"old": schema_too_old(2, 3)})
     assert list(names(target(old, minimum_schema=2))) == ["old"]
 
 
 def test_a_deactivated_node_is_neither_asked_nor_missed() -> None:
-    gone = cluster("gone", record_facts={"is_active": False}, health=Health.HEALTHY, versions=(FLY,))
+    gone = cluster("gone", record_facts={"standing": Standing.INACTIVE}, health=Health.HEALTHY, versions=(FLY,))
     directory = Directory()
     directory.publish([gone])
     assert visible(directory, (), Scope.FEDERATION, None) == []

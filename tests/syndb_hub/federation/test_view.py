@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from actors.directory import Directory, Health
+from actors.directory import Directory, Health, Standing
 from syndb_common.messages import Endpoints
 from syndb_hub.federation.view import DirectoryView
 from tests.actors.federation_parts import BEGAN, ENDPOINTS, cluster, published
@@ -20,7 +20,7 @@ def view(*nodes: object) -> DirectoryView:
 
 
 def test_states_are_counted_over_active_nodes() -> None:
-    inactive = cluster("x", record_facts={"is_active": False}, health=Health.HEALTHY)
+    inactive = cluster("x", record_facts={"standing": Standing.INACTIVE}, health=Health.HEALTHY)
     status = view(*(cluster(state.value, health=state) for state in Health), inactive).status()
     assert (status.total_clusters, status.active_clusters, status.schema_version) == (5, 4, 7)
     assert (status.healthy, status.degraded, status.unreachable, status.unknown) == (1, 1, 1, 1)

@@ -18,7 +18,21 @@ ROUTES = {
     ("get", "/v1/federation/clusters"),
     ("get", "/v1/federation/schema"),
     ("post", "/v1/federation/schema/sync"),
+    ("post", "/v1/federation/clusters"),
+    ("get", "/v1/federation/clusters/{cluster_id}"),
     ("delete", "/v1/federation/clusters/{cluster_id}"),
+    ("post", "/v1/federation/clusters/{cluster_id}/activate"),
+    ("post", "/v1/federation/clusters/{cluster_id}/revoke-key"),
+    ("put", "/v1/federation/clusters/{cluster_id}/approved-hosts"),
+    ("get", "/v1/federation/clusters/{cluster_id}/health"),
+    ("post", "/v1/federation/clusters/{cluster_id}/verify"),
+    ("post", "/v1/federation/clusters/{cluster_id}/test/connectivity"),
+    ("post", "/v1/federation/clusters/{cluster_id}/test/schema"),
+    ("post", "/v1/federation/clusters/{cluster_id}/test/query"),
+    ("post", "/v1/federation/register"),
+    ("post", "/v1/federation/benchmarks"),
+    ("get", "/v1/federation/benchmarks"),
+    ("get", "/v1/federation/benchmarks/aggregate"),
     ("post", "/v1/syql/plan"),
     ("post", "/v1/syql/explain"),
     ("post", "/v1/syql/exec"),
@@ -30,7 +44,7 @@ ROUTES = {
     ("post", "/v1/meta-analysis/analyze"),
     ("post", "/v1/meta-analysis/effects"),
 }
-PUBLIC = {"/health", "/v1/schema", "/v1/federation/ping"}
+PUBLIC = {"/health", "/v1/schema", "/v1/federation/ping", "/v1/federation/register"}
 
 
 @pytest.fixture(scope="module")

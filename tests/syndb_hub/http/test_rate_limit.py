@@ -74,11 +74,24 @@ def test_the_table_of_clients_is_bounded_and_forgets_the_silent_one(monkeypatch)
         ("10.0.0.1", ["192.0.2.9", "198.51.100.1"], ["10.0.0.0/8"], "198.51.100.1"),
         ("10.0.0.1", ["nonsense"], ["10.0.0.0/8"], "10.0.0.1"),
         ("10.0.0.1", [], ["10.0.0.1"], "10.0.0.1"),
-        ("2001:db8:1:2:3::4", [], [], "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:3::4", [], [], "2001:db8:1:2:3::4"),
     ],
 )
 def test_forwarded_addresses_count_only_from_our_proxies(peer, forwarded, trusted, client):
     assert limiter(trusted_proxies=trusted).client(request(peer, *forwarded)) == client
+
+
+async def test_the_machines_of_one_ipv6_network_share_a_bucket_and_keep_their_addresses():
+    limit, answers = limiter(burst=1), []
+
+    async def send(message) -> None:
+        answers.append(message)
+
+    first, second, other = (request(f"2001:db8:1:{net}::{host}") for net, host in ((2, 3), (2, 4), (3, 3)))
+    for scope in (first, second, other):
+        await limit(scope, None, send)
+    assert [each["status"] for each in answers if "status" in each] == [429]
+    assert [each["state"]["client"] for each in (first, second)] == ["2001:db8:1:2::3", "2001:db8:1:2::4"]
 
 
 def test_a_wrong_proxy_address_is_a_configuration_error():

@@ -1,0 +1,51 @@
+"""Joining in two HTTP requests: the registry's challenge and proof, with signatures in place of a handshake.
+
+Over libp2p the connection proves both PeerIds. Here the node signs the transcript with its key, which the registry
+checks, so that knowing the password is not enough to speak for another node; and the hub signs it with its own.
+"""
+
+from __future__ import annotations
+
+from actors.registry_messages import RegisterSigned, SignedAcceptance
+from actors.remote.identity import Identity
+from actors.remote.policy import RateLimit
+from actors.remote.proof import http_statement
+from actors.runtime import ActorRef
+from syndb_common.errors import TooManyRequests
+from syndb_common.messages import JoinChallenge, JoinRequest, RegisterCluster, Registered
+from syndb_hub.clients import rate_key
+from syndb_hub.federation.asking import ask
+
+
+class HttpJoining:
+    """Implements :class:`syndb_hub.federation.service.JoinOverHttp`.
+
+    Args:
+        registry: admits nodes.
+        identity: the hub's key, which signs the acceptance.
+        limit: of requests by client address and overall, as for strangers on libp2p.
+    """
+
+    def __init__(self, registry: ActorRef, identity: Identity, *, limit: RateLimit | None = None) -> None:
+        self._registry = registry
+        self._identity = identity
+        self._limit = limit or RateLimit()
+
+    async def challenge(self, peer_id: str, request: JoinRequest, *, client: str) -> JoinChallenge:
+        """See the protocol."""
+        self._admit(client)
+        challenge: JoinChallenge = await ask(self._registry, request, sender=peer_id)
+        return challenge
+
+    async def register(
+        self, peer_id: str, registration: RegisterCluster, signature: bytes, *, client: str
+    ) -> tuple[Registered, bytes]:
+        """See the protocol."""
+        self._admit(client)
+        message = RegisterSigned(registration, signature, client)
+        accepted: SignedAcceptance = await ask(self._registry, message, sender=peer_id)
+        return accepted.registered, self._identity.sign(http_statement(b"hub", accepted.transcript))
+
+    def _admit(self, client: str) -> None:
+        if not self._limit.admit(rate_key(client)):
+            raise TooManyRequests("too many attempts to join", hint="Wait some seconds.")
