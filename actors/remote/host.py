@@ -25,10 +25,11 @@ from dataclasses import dataclass, field
 
 import structlog
 import trio
-from libp2p.abc import INetStream
+from libp2p.abc import INetConn, INetStream, IRawConnection
 from libp2p.custom_types import TProtocol
 from libp2p.host.ping import ID as PING
 from libp2p.host.ping import PING_LENGTH
+from libp2p.io.abc import ReadWriteCloser
 from libp2p.io.utils import read_exactly
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.peer.id import ID
@@ -44,7 +45,7 @@ from actors.remote.multiaddrs import (
     parse_listen,
     transport_order,
 )
-from actors.remote.swarm import DaemonSwarm, new_host, quiet_logging
+from actors.remote.swarm import DaemonSwarm, Ending, new_host, quiet_logging
 from actors.remote.transport import Frames
 from syndb_common.errors import ConfigError, InvalidRequest, PeerUnavailable
 
@@ -228,6 +229,22 @@ class Host:
         if connection is None:
             raise PeerUnavailable(f"not connected to {peer}")
         return await self._open(connection, TProtocol(protocol), timeout)
+
+    def watch(self, stream: INetStream, ending: Ending) -> None:
+        """Call ``ending.end()`` when the connection of a raw stream is gone: libp2p leaves its readers waiting.
+
+        Raises:
+            StreamEnded: it is gone already.
+        """
+        self._swarm.watch(stream, ending)
+
+    async def upgrade_circuit(self, raw: IRawConnection, peer: ID) -> INetConn:
+        """Shake hands with a peer through a circuit, and take the connection in."""
+        return await self._swarm.upgrade_outbound_raw_conn(raw, peer)
+
+    async def accept_circuit(self, circuit: ReadWriteCloser) -> None:
+        """Shake hands with whoever comes through a circuit, take the connection in, and return when it ends."""
+        await self._swarm.accept(circuit)
 
     async def lost(self, peer_id: str) -> None:
         """Return as soon as the present connection to a peer has ended, at once where there is none.

@@ -20,6 +20,7 @@ import logging
 import os
 import warnings
 from collections import Counter
+from typing import Protocol
 
 from libp2p.abc import IMuxedConn, INetConn, INetStream
 from libp2p.crypto.keys import KeyPair
@@ -63,6 +64,18 @@ _NEVER = 7 * 86_400.0
 """For what libp2p does by itself: reads have their deadline here, and nobody is dialled to keep up a number."""
 
 
+_ANYWHERE = Multiaddr("/ip4/0.0.0.0/tcp/0")
+"""libp2p wants the address of the listener, for its log."""
+
+
+class Ending(Protocol):
+    """Something that has to know when a connection is gone."""
+
+    def end(self) -> None:
+        """The connection is gone."""
+        ...
+
+
 class DaemonSwarm(Swarm):
     """A swarm that gives places back, wakes readers, and dials only where it is told to."""
 
@@ -100,10 +113,20 @@ class DaemonSwarm(Swarm):
         )
         self.counters = Counter()
         self._inbound: list[SwarmConn] = []
-        self._frame_streams: dict[INetConn, set[FrameStream]] = {}
+        self._watched: dict[INetConn, set[Ending]] = {}
 
     def adopt(self, stream: INetStream) -> FrameStream:
         """Frames over ``stream``, ended when its connection ends.
+
+        Raises:
+            StreamEnded: the connection is closed already.
+        """
+        frames = FrameStream(stream, str(stream.muxed_conn.peer_id), on_over=lambda over: watched.discard(over))
+        watched = self.watch(stream, frames)
+        return frames
+
+    def watch(self, stream: INetStream, ending: Ending) -> set[Ending]:
+        """End ``ending`` with the connection of ``stream``; returns the set it stands in until then.
 
         Raises:
             StreamEnded: the connection is closed already.
@@ -112,10 +135,9 @@ class DaemonSwarm(Swarm):
         connection = stream.swarm_conn
         if connection is None or connection.is_closed:
             raise StreamEnded
-        streams = self._frame_streams.setdefault(connection, set())
-        frames = FrameStream(stream, str(stream.muxed_conn.peer_id), on_over=streams.discard)
-        streams.add(frames)
-        return frames
+        watched = self._watched.setdefault(connection, set())
+        watched.add(ending)
+        return watched
 
     def observed_hosts(self, peer_id: ID) -> tuple[str, ...]:
         """The IP addresses at the other end of the open connections to a peer, those without a relay."""
@@ -144,10 +166,13 @@ class DaemonSwarm(Swarm):
         await connection.event_closed.wait()
         if connection in self._inbound:
             self._inbound.remove(connection)
-        for stream in tuple(self._frame_streams.pop(connection, ())):
-            stream.end()
+        for ending in tuple(self._watched.pop(connection, ())):
+            ending.end()
 
     async def _handle_inbound_connection(self, read_write_closer: ReadWriteCloser, maddr: Multiaddr) -> None:
+        await self.accept(read_write_closer)
+
+    async def accept(self, read_write_closer: ReadWriteCloser) -> None:
         """Accept one connection, and return when it ends: that closes what is below it."""
         try:
             await self._make_room()
@@ -155,7 +180,7 @@ class DaemonSwarm(Swarm):
                 muxed: IMuxedConn = read_write_closer
                 await self.add_conn(muxed, direction="inbound")
             else:
-                muxed = await self.upgrade_inbound_raw_conn(RawConnection(read_write_closer, False), maddr)
+                muxed = await self.upgrade_inbound_raw_conn(RawConnection(read_write_closer, False), _ANYWHERE)
         except Exception as error:
             # A port open to the world sees every kind of it.
             self.counters["refused_connections"] += 1

@@ -24,6 +24,12 @@ def transport(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture
+def listen(transport: str) -> str:
+    """Where to listen on loopback, at a port of the system's choosing."""
+    return LISTEN[transport]
+
+
 @dataclass
 class Daemon:
     """A responder process. ``addresses`` are its real ones, over the transport asked for."""

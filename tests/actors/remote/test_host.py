@@ -180,11 +180,10 @@ async def test_a_stopped_host_frees_its_ports_and_tells_its_peers(hosts, transpo
         await client.connect(server.peer_id, addresses, timeout=5)
 
 
-async def test_the_end_of_a_connection_is_told_at_once(hosts, transport):
+async def test_the_end_of_a_connection_is_told_at_once(hosts, listen):
     client, identity = await hosts(), Identity.generate()
     with trio.fail_after(5):
         await client.lost(identity.peer_id)
-    listen = "/ip4/127.0.0.1/udp/0/quic-v1" if transport == "quic" else "/ip4/127.0.0.1/tcp/0"
     async with open_host(identity, [listen]) as server, trio.open_nursery() as nursery:
         await client.connect(server.peer_id, server.addresses, timeout=5)
         told = trio.Event()
