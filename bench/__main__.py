@@ -15,11 +15,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import cold_start, federated, result, rpc
+from bench import cold_start, federated, reconnect, result, rpc
 from bench.result import Result
 
 BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
     "rpc": rpc.run,
+    "reconnect": reconnect.run,
     "federated": federated.run,
     "cold_start": cold_start.run,
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import cold_start, federated, rpc
+from bench import cold_start, federated, reconnect, rpc
 from bench.result import Result, compared, measured, write
 
 FIELDS = {"name", "value", "reference", "ratio", "unit", "n", "goal", "met"}
@@ -54,6 +54,13 @@ def test_asks_are_measured_on_both_transports(tmp_path: Path) -> None:
     entries = written(rpc.run(rounds=20), tmp_path)
     assert entries.keys() == {"rpc_ask_vs_bare_stream", "rpc_ask_vs_bare_stream_tcp"}
     assert all(entry["n"] == 20 and entry["goal"] == 1.5 for entry in entries.values())
+
+
+@pytest.mark.slow
+def test_a_node_is_back_after_both_ways_in_which_a_hub_ends(tmp_path: Path) -> None:
+    entries = written(reconnect.run(rounds=1), tmp_path)
+    assert entries.keys() == {"reconnect_seconds", "reconnect_seconds_after_sigkill"}
+    assert all(entry["n"] == 1 and entry["goal"] == 3.0 for entry in entries.values())
 
 
 @pytest.mark.slow
