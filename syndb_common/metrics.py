@@ -76,9 +76,10 @@ ACTOR_EVENTS = Counter(
 LOOP_LAG = Gauge(
     "syndb_event_loop_lag_seconds", "How late the daemon's loop woke up when it was last looked at.", registry=REGISTRY
 )
+TASKS = Gauge("syndb_tasks", "Tasks in the daemon's loop when it was last looked at.", registry=REGISTRY)
 
 LAG_SECONDS = 5.0
-"""How often the lag of the loop is measured."""
+"""How often the lag of the loop is measured, and its tasks are counted."""
 
 
 @contextmanager
@@ -182,6 +183,7 @@ async def _measure_lag() -> None:
         expected = trio.current_time() + LAG_SECONDS
         await trio.sleep_until(expected)
         LOOP_LAG.set(trio.current_time() - expected)
+        TASKS.set(trio.lowlevel.current_statistics().tasks_living)
 
 
 def _listen(listen: str) -> socket.socket:
