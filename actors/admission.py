@@ -8,10 +8,15 @@ first PeerId that proves it and stays that node's own secret: revoking it concer
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal, Protocol
+from uuid import uuid4
 
+from actors.directory import HUB, Cluster, ClusterRecord, Directory, Standing
+from actors.remote.proof import Transcript
 from actors.remote.proof import key_id as id_of
+from syndb_common.errors import Conflict, JoinRefused
+from syndb_common.messages import RegisterCluster
 
 Secret = Literal["password", "previous password", "invitation or older password", ""]
 """What a node joined with; empty when that is not known any more."""
@@ -66,6 +71,18 @@ class Invitation:
     revoked_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """A node that proved a secret, and with ``previous_peer_id`` the key that has handed its name to this one."""
+
+    peer_id: str
+    cluster_name: str
+    protocol_version: int
+    transcript: Transcript
+    key: bytes = field(repr=False)
+    previous_peer_id: str | None = None
+
+
 class InvitationStore(Protocol):
     """Where invitations and revoked keys are kept; the hub's metadata store implements it.
 
@@ -87,3 +104,87 @@ class InvitationStore(Protocol):
     async def revoked_peers(self) -> frozenset[str]:
         """All PeerIds that were revoked."""
         ...
+
+
+def check_invitation(invitation: Invitation, proved: Proved, now: datetime) -> None:
+    """Return if the node may join by the invitation it has proved.
+
+    Raises:
+        JoinRefused: it was revoked, is another node's or for another name, or expired before anybody used it.
+    """
+    ask = "Ask the hub's operator for a new one."
+    if invitation.revoked_at is not None:
+        raise JoinRefused("this invitation was revoked", hint=ask)
+    if invitation.cluster_name not in ("", proved.cluster_name):
+        raise JoinRefused(f"this invitation is for the name {invitation.cluster_name}", hint="Join under that name.")
+    if invitation.used_by is None and invitation.expires_at < now:
+        raise JoinRefused("this invitation has expired", hint=ask)
+    if invitation.used_by not in (None, proved.peer_id, proved.previous_peer_id):
+        raise JoinRefused("this invitation belongs to another node", hint=ask)
+
+
+def claimed(proved: Proved, directory: Directory) -> Cluster | None:
+    """The node that has the name so far, if the one that proved a secret may have it; None for a new name.
+
+    It is asked after the proof: who is in the federation is no business of those who proved nothing.
+
+    Raises:
+        Conflict: the name is another's, or the PeerId has another name.
+        JoinRefused: the name was deactivated.
+    """
+    name, peer_id = proved.cluster_name, proved.peer_id
+    if name == HUB:
+        raise Conflict(f"no node can be named {HUB}", hint="Choose another cluster name.")
+    by_peer = directory.by_peer(peer_id)
+    if by_peer is not None and by_peer.record.name != name:
+        raise Conflict(
+            f"this node is already registered as {by_peer.record.name}",
+            hint="Keep that name, or give the node a key of its own.",
+        )
+    known = directory.by_name(name)
+    if known is not None and known.record.peer_id not in (None, peer_id, proved.previous_peer_id):
+        raise Conflict(
+            f"the name {name} belongs to another node",
+            hint="Choose another cluster name, or give this node the key of the old one.",
+        )
+    if known is not None and known.record.standing is Standing.INACTIVE:
+        raise JoinRefused(f"{name} was deactivated by the hub's operator", hint="Ask the hub's operator why.")
+    return known
+
+
+def joined(
+    proved: Proved,
+    message: RegisterCluster,
+    known: ClusterRecord | None,
+    observed_hosts: tuple[str, ...],
+    *,
+    fresh: Standing,
+) -> ClusterRecord:
+    """The record of a node that has just joined.
+
+    Args:
+        proved: the node.
+        message: what it says of itself.
+        known: the record under its name so far.
+        observed_hosts: IP addresses its connection comes from.
+        fresh: the standing of a node whose key has no name here yet.
+    """
+    # What the operator entered of a node counts until the node says something itself.
+    entered = known if known is not None and known.standing is Standing.PENDING else None
+    return ClusterRecord(
+        id=uuid4() if known is None else known.id,
+        name=proved.cluster_name,
+        peer_id=proved.peer_id,
+        endpoints=message.endpoints,
+        registered_at=datetime.now(UTC) if known is None else known.registered_at,
+        institution=message.institution or (entered.institution if entered else ""),
+        description=message.description or (entered.description if entered else ""),
+        contact_email=message.contact_email or (entered.contact_email if entered else ""),
+        software=message.software,
+        standing=fresh if known is None or known.peer_id is None else known.standing,
+        schema_version=message.schema_version,
+        protocol_version=proved.protocol_version,
+        key_id=id_of(proved.key),
+        observed_hosts=observed_hosts,
+        approved_hosts=() if known is None else known.approved_hosts,
+    )

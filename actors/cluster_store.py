@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
 from actors.directory import ClusterRecord
 from syndb_common.messages import CatalogAnnouncement
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One change of a node's health and why it happened."""
+
+    cluster_id: UUID
+    at: datetime
+    from_state: str
+    to_state: str
+    cause: str
 
 
 class ClusterStore(Protocol):
@@ -29,6 +42,6 @@ class ClusterStore(Protocol):
         """Keep what a node announced in place of what it announced before."""
         ...
 
-    async def record_transition(self, cluster_id: UUID, at: datetime, old: str, new: str, cause: str) -> None:
-        """Keep one change of health for audit."""
+    async def record_transitions(self, transitions: Sequence[Transition]) -> None:
+        """Keep changes of health for audit, oldest first, in one write."""
         ...

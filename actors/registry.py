@@ -1,56 +1,85 @@
 """The hub's registry: admits nodes, remembers them, and keeps the directory that everybody reads.
 
-A node is admitted in two steps, each one message: it asks for a challenge, then proves the federation password
-over both nonces, both PeerIds and its name (:mod:`actors.remote.proof`). From then on its PeerId counts, which
-the transport has verified. The name belongs to the first PeerId that proved it.
+A node is admitted in two steps, each one message: it asks for a challenge, then proves a secret over both nonces, both
+PeerIds and its name (:mod:`actors.joins`, :mod:`actors.remote.proof`). From then on its PeerId counts, which the
+transport has verified. A node whose libp2p cannot reach the hub joins by the same steps over HTTP, where it signs what
+no connection proves: the hub's HTTP side asks :class:`JoinRequest` and :class:`RegisterSigned` with the PeerId the
+node claims as ``sender``.
+
+The name belongs to the first PeerId that proved it, until that key hands it on (succession) or is revoked:
+
+| standing | joining with the key that has the name | with its successor | with any other key |
+|---|---|---|---|
+| no such name | | | ``active``, or ``waiting`` with ``require_approval`` |
+| pending, without a key | | | ``active``, or ``waiting`` with ``require_approval`` |
+| waiting | ``waiting`` | ``waiting`` | conflict |
+| active | ``active`` | ``active`` | conflict |
+| inactive | refused | refused | conflict |
+
+Of the addresses a node announces only approved ones are published to be dialled (:mod:`actors.addresses`).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import structlog
 
-from actors.cluster_store import ClusterStore
-from actors.directory import HUB, Cluster, ClusterRecord, Directory, Health, Standing, false_claims, owned
-from actors.health import HealthObserved, Watch
-from actors.registry_messages import Deactivate
-from actors.remote.proof import Transcript, generate_nonce, hub_proof, node_proof, verify
-from actors.runtime import Actor, handle
-from syndb_common.errors import Conflict, InvalidRequest, JoinRefused, NotFound, SynDBError, TooManyRequests
+from actors.address_book import AddressBook
+from actors.addresses import Address, Approval, Resolver, look_up, machine_addresses, names
+from actors.admission import Invitation, InvitationStore, Keyring, check_invitation, claimed, joined
+from actors.claims import Claims
+from actors.cluster_store import ClusterStore, Transition
+from actors.directory import HUB, Cluster, ClusterRecord, Directory, Standing
+from actors.health import HealthObservations, HealthObserved, Watch
+from actors.joins import Join, Joins
+from actors.registry_messages import (
+    Activate,
+    ApproveHosts,
+    CatalogueRead,
+    Deactivate,
+    Enter,
+    RegisterSigned,
+    RevokeKey,
+    SignedAcceptance,
+)
+from actors.remote.identity import is_signed_by
+from actors.remote.proof import Transcript, http_statement, hub_proof
+from actors.runtime import Actor, ActorError, MailboxFull, handle
+from actors.sightings import farewell, sighted
+from syndb_common.errors import Conflict, InvalidRequest, JoinRefused, NotFound, SynDBError
 from syndb_common.messages import (
-    PROTOCOL_VERSION,
     Acknowledged,
     CatalogAnnouncement,
+    Endpoints,
     JoinChallenge,
     JoinRequest,
+    LeaveFederation,
     RegisterCluster,
     Registered,
 )
 
 log = structlog.get_logger(__name__)
 
-JOIN_SECONDS = 30.0
-"""A challenge is void after this: a node needs one round trip and, once, a key stretched by Argon2id."""
-PENDING_JOINS = 1000
-"""Challenges kept at once; the oldest give way, so strangers cannot fill the memory."""
-FAILED_PROOFS = 5
-"""Wrong proofs of one PeerId within a minute before it has to wait: a node that retries a typo is told to stop.
+LOOKED_UP_SECONDS = 30.0
+"""For the registry to hear what a look-up found: it is never busy for so long."""
 
-PeerIds cost nothing, so what bounds guessing is the overall rate of :mod:`actors.remote.policy`: 40 messages a second
-from all strangers together, two for each guess."""
+_CAUSES = {
+    Standing.PENDING: "no node has proved this name yet",
+    Standing.WAITING: "waits for the approval of the hub's operator",
+    Standing.ACTIVE: "not checked yet",
+    Standing.INACTIVE: "deactivated",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class _Join:
-    peer_id: str
-    cluster_name: str
-    node_nonce: bytes
-    hub_nonce: bytes
-    until: float
+class _LookedUp:
+    cluster_id: UUID
+    found: Mapping[str, tuple[Address, ...]]
 
 
 class Registry(Actor):
@@ -59,9 +88,17 @@ class Registry(Actor):
     Args:
         directory: where the picture is published.
         store: where it is kept.
+        invitations: secrets made for one node each, and the keys that are believed no more.
         hub_peer_id: our own PeerId, part of every proof.
-        key: the stretched federation password.
+        keys: the present keys of the federation password; asked at every attempt to join.
         schema_version: the hub's, told to nodes.
+        require_approval: whether a key that is new here waits for the operator.
+        approval: what the hub may dial of any node.
+        observed_hosts: IP addresses a peer's connections come from (:meth:`actors.remote.transport.Transport`).
+        ping_seconds: how often nodes are pinged, told to them.
+        next_hub_peer_id: the key the hub will change to, or empty; asked at every registration.
+        own_addresses: those of the hub's machine.
+        resolve: finds the addresses of a host name.
     """
 
     expected = (SynDBError,)
@@ -71,203 +108,308 @@ class Registry(Actor):
         *,
         directory: Directory,
         store: ClusterStore,
+        invitations: InvitationStore,
         hub_peer_id: str,
-        key: bytes,
+        keys: Callable[[], Keyring],
         schema_version: int,
+        require_approval: bool = False,
+        approval: Approval | None = None,
+        observed_hosts: Callable[[str], Iterable[str]] = lambda peer_id: (),
+        ping_seconds: float | None = None,
+        next_hub_peer_id: Callable[[], str] = lambda: "",
+        own_addresses: Callable[[], Collection[Address]] = machine_addresses,
+        resolve: Resolver = look_up,
     ) -> None:
         self._directory = directory
         self._store = store
+        self._invitations = invitations
         self._hub_peer_id = hub_peer_id
-        self._key = key
+        self._keys = keys
         self._schema_version = schema_version
-        self._joins: OrderedDict[UUID, _Join] = OrderedDict()
-        self._failures: OrderedDict[str, list[float]] = OrderedDict()
-        self._claims: frozenset[tuple[UUID, UUID]] = frozenset()
+        self._require_approval = require_approval
+        self._book = AddressBook(approval or Approval(), own_addresses, resolve)
+        self._observed_hosts = observed_hosts
+        self._ping_seconds = ping_seconds
+        self._next_hub_peer_id = next_hub_peer_id
+        self._looking_up: set[UUID] = set()
 
     async def on_start(self) -> None:
         """Load the records; nodes known from before are pinged without waiting for them to call.
 
         What they held is known too, so that data of a node that is away are missing and not unknown.
         """
+        self._joins = Joins(self._hub_peer_id, self._is_member, self.context.clock.now)
         known = self._directory.clusters
         records = [record for record in await self._store.load() if record.id not in known]
         catalogues = await self._store.load_catalogues() if records else {}
-        self._directory.publish([_announced(Cluster(record), catalogues.get(record.id)) for record in records])
+        loaded = [_announced(_unseen(Cluster(record), record), catalogues.get(record.id)) for record in records]
+        for cluster in (*known.values(), *loaded):
+            self._publish(cluster)
+        self._claims = Claims(self._directory.clusters.values())
 
     @handle
     async def challenge(self, message: JoinRequest) -> JoinChallenge:
         """First step of joining."""
-        peer_id = self._sender()
-        if message.protocol_version not in (PROTOCOL_VERSION, PROTOCOL_VERSION - 1):
-            raise InvalidRequest(
-                f"the node speaks protocol {message.protocol_version}, this hub {PROTOCOL_VERSION}",
-                hint="Update the older of the two.",
-            )
-        self._check_failures(peer_id)
-        while len(self._joins) >= PENDING_JOINS:
-            self._joins.popitem(last=False)
-        join_id, hub_nonce = uuid4(), generate_nonce()
-        until = self.context.clock.now() + JOIN_SECONDS
-        self._joins[join_id] = _Join(peer_id, message.cluster_name, message.node_nonce, hub_nonce, until)
-        return JoinChallenge(join_id=join_id, hub_nonce=hub_nonce)
+        return self._joins.challenge(self._sender(), message)
 
     @handle
     async def register(self, message: RegisterCluster) -> Registered:
-        """Second step of joining: verify the proof, then the name is the node's."""
-        peer_id = self._sender()
-        self._check_failures(peer_id)
-        join = self._joins.get(message.join_id)
-        if join is not None and join.peer_id == peer_id:
-            del self._joins[message.join_id]
-        if join is None or join.peer_id != peer_id or join.until < self.context.clock.now():
-            raise JoinRefused("this challenge is unknown, used or too old", hint="Start joining again.")
-        transcript = Transcript(
-            node_nonce=join.node_nonce,
-            hub_nonce=join.hub_nonce,
-            node_peer_id=peer_id,
-            hub_peer_id=self._hub_peer_id,
-            cluster_name=join.cluster_name,
-        )
-        if not verify(message.node_proof, node_proof(self._key, transcript)):
-            self._failures.setdefault(peer_id, []).append(self.context.clock.now())
-            log.warning("join refused: wrong federation password", cluster=join.cluster_name, peer_id=peer_id)
-            raise JoinRefused(
-                "invalid federation password",
-                hint="SYNDB_FEDERATION_PASSWORD (or federation.password) of the node must equal the hub's exactly.",
-            )
-        self._failures.pop(peer_id, None)
-        self._check_name(join.cluster_name, peer_id)
-        record = self._record(join.cluster_name, peer_id, message)
-        await self._store.save(record)
-        before = self._directory.clusters.get(record.id, Cluster(record))
-        self._directory.publish([replace(before, record=record, catalogue_revision=None, failures=0)])
-        log.info("node registered", cluster=record.name, peer_id=peer_id)
-        self.context.find("health_monitor").tell(Watch(record.id))
-        return Registered(
-            cluster_id=record.id, hub_proof=hub_proof(self._key, transcript), schema_version=self._schema_version
-        )
+        """Second step of joining, over a connection that proves the sender's key."""
+        join, transcript = self._joins.take(self._sender(), message.join_id)
+        self._book.refresh()
+        return await self._admit(join, transcript, message, tuple(self._observed_hosts(join.peer_id)))
+
+    @handle
+    async def register_signed(self, message: RegisterSigned) -> SignedAcceptance:
+        """Second step of joining over HTTP, where the signature proves the sender's key."""
+        registration = message.registration
+        join, transcript = self._joins.take(self._sender(), registration.join_id)
+        self._book.refresh()
+        if not is_signed_by(join.peer_id, message.signature, http_statement(b"node", transcript)):
+            raise JoinRefused("the node's signature is wrong", hint="Sign the transcript with the key of the PeerId.")
+        # Through a proxy on this machine everybody seems to be local, so that says nothing here.
+        observed = () if not message.client or self._book.is_own(message.client) else (message.client,)
+        return SignedAcceptance(await self._admit(join, transcript, registration, observed), transcript)
+
+    @handle
+    async def leave(self, message: LeaveFederation) -> Acknowledged:
+        """A node stops on purpose: nobody needs to find out."""
+        cluster = self._member()
+        await self._observe([farewell(cluster, message.reason)])
+        return Acknowledged()
 
     @handle
     async def announced(self, message: CatalogAnnouncement) -> Acknowledged:
-        """A node says what it has published."""
-        cluster = self._directory.by_peer(self._sender())
-        if cluster is None:
-            raise JoinRefused("this PeerId is not registered", hint="Join first.")
-        announced = _announced(cluster, message)
-        self._directory.publish([announced])
-        self._log_false_claims()
-        if (announced.versions, announced.sharing) != (cluster.versions, cluster.sharing):
-            try:
-                await self._store.save_catalogue(cluster.record.id, message)
-            except SynDBError as error:
-                log.warning("catalogue not kept", cluster=cluster.record.name, cause=error.message)
+        """A node says what it has published. Of a catalogue in pages this tells only that there is a new one."""
+        cluster = self._member()
+        if message.pages == 1:
+            await self._catalogue(cluster, message)
+        elif message.revision != cluster.catalogue_revision:
+            self._watch(cluster.record.id)
         return Acknowledged()
+
+    @handle
+    async def catalogue_read(self, message: CatalogueRead) -> None:
+        """The health monitor has fetched all that a node publishes."""
+        cluster = self._found(message.cluster_id)
+        if cluster.record.is_active:
+            await self._catalogue(cluster, message.announcement)
 
     @handle
     async def observed(self, message: HealthObserved) -> None:
         """The health monitor saw something."""
-        cluster = self._directory.clusters.get(message.cluster_id)
-        if cluster is None or not cluster.record.is_active:
-            return
-        now = datetime.now(UTC)
-        record = cluster.record
-        if message.schema_version is not None and message.schema_version != record.schema_version:
-            record = replace(record, schema_version=message.schema_version)
-            await self._store.save(record)
-        self._directory.publish(
-            [
-                replace(
-                    cluster,
-                    record=record,
-                    health=message.health,
-                    cause=message.cause,
-                    failures=message.failures,
-                    latency_seconds=message.latency_seconds,
-                    last_seen=now if message.latency_seconds is not None else cluster.last_seen,
-                )
-            ]
+        await self._observe([message])
+
+    @handle
+    async def observed_many(self, message: HealthObservations) -> None:
+        """The health monitor saw several things."""
+        await self._observe(message.observations)
+
+    @handle
+    async def enter(self, message: Enter) -> UUID:
+        """Enter a node that has not joined yet."""
+        if message.name == HUB or self._directory.by_name(message.name) is not None:
+            raise Conflict(f"the name {message.name} is taken", hint="Choose another cluster name.")
+        approved_hosts = (message.host,) if message.host else ()
+        Approval.of(approved_hosts)
+        host = f"[{message.host}]" if ":" in message.host else message.host
+        record = ClusterRecord(
+            id=uuid4(),
+            name=message.name,
+            peer_id=None,
+            endpoints=Endpoints(
+                multiaddrs=(), flight=f"grpc+tls://{host}:{message.port}" if host else "", flight_certificate=""
+            ),
+            registered_at=datetime.now(UTC),
+            institution=message.institution,
+            description=message.description,
+            contact_email=message.contact_email,
+            standing=Standing.PENDING,
+            approved_hosts=approved_hosts,
         )
-        if message.health is not cluster.health:
-            log.info("health changed", cluster=record.name, was=cluster.health, now=message.health, cause=message.cause)
-            await self._store.record_transition(record.id, now, cluster.health, message.health, message.cause)
+        await self._stand(Cluster(record))
+        return record.id
+
+    @handle
+    async def activate(self, message: Activate) -> None:
+        """Let a node take part. A deactivated name without a key waits for one again."""
+        cluster = self._found(message.cluster_id)
+        record = cluster.record
+        if record.standing is Standing.PENDING:
+            raise Conflict(f"no node has proved the name {record.name} yet", hint="It takes part once it has joined.")
+        if not record.is_active:
+            standing = Standing.PENDING if record.peer_id is None else Standing.ACTIVE
+            await self._stand(replace(cluster, record=replace(record, standing=standing)))
+            self._watch(record.id)
 
     @handle
     async def deactivate(self, message: Deactivate) -> None:
         """Exclude a node; its next message is refused."""
-        cluster = self._directory.clusters.get(message.cluster_id)
-        if cluster is None:
-            raise NotFound(f"no cluster {message.cluster_id}")
-        record = replace(cluster.record, standing=Standing.INACTIVE)
-        await self._store.save(record)
-        self._directory.publish([replace(cluster, record=record, health=Health.UNKNOWN, cause="deactivated")])
-        log.info("node deactivated", cluster=record.name)
+        cluster = self._found(message.cluster_id)
+        if cluster.record.standing is not Standing.INACTIVE:
+            await self._stand(replace(cluster, record=replace(cluster.record, standing=Standing.INACTIVE)))
 
-    def _record(self, name: str, peer_id: str, message: RegisterCluster) -> ClusterRecord:
-        known = self._directory.by_name(name)
-        return ClusterRecord(
-            id=known.record.id if known else uuid4(),
-            name=name,
-            peer_id=peer_id,
-            endpoints=message.endpoints,
-            registered_at=known.record.registered_at if known else datetime.now(UTC),
-            institution=message.institution,
-            description=message.description,
-            contact_email=message.contact_email,
-            software=message.software,
-            schema_version=message.schema_version,
+    @handle
+    async def revoke_key(self, message: RevokeKey) -> None:
+        """Believe a node's key never again. What the node owned stays with its name."""
+        cluster = self._found(message.cluster_id)
+        record = cluster.record
+        if record.peer_id is None:
+            raise Conflict(f"{record.name} has no key", hint="Nothing needs to be revoked.")
+        await self._invitations.revoke_peer(record.peer_id, message.cause)
+        # A name that was deactivated stays so: revoking must not open it to the next key.
+        standing = Standing.INACTIVE if record.standing is Standing.INACTIVE else Standing.PENDING
+        keyless = replace(record, peer_id=None, key_id="", observed_hosts=(), standing=standing)
+        log.warning("key revoked", cluster=record.name, peer_id=record.peer_id, cause=message.cause)
+        await self._stand(replace(cluster, record=keyless))
+
+    @handle
+    async def approve_hosts(self, message: ApproveHosts) -> None:
+        """Change where a node may be dialled."""
+        Approval.of(message.hosts)
+        cluster = self._found(message.cluster_id)
+        record = replace(cluster.record, approved_hosts=message.hosts)
+        await self._store.save(record)
+        self._publish(replace(cluster, record=record))
+        log.info("hosts approved", cluster=record.name, hosts=message.hosts)
+
+    @handle
+    async def looked_up(self, message: _LookedUp) -> None:
+        """The addresses of a node's host names are known."""
+        cluster = self._directory.get(message.cluster_id)
+        if cluster is not None:
+            self._book.learn(message.cluster_id, message.found)
+            # It may have joined again with other names while these were looked up.
+            self._publish(cluster, look_up=not names(cluster.record.endpoints) <= message.found.keys())
+
+    async def _admit(
+        self, join: Join, transcript: Transcript, message: RegisterCluster, observed: tuple[str, ...]
+    ) -> Registered:
+        """Verify the proof; then the name is the node's."""
+        invitation: Invitation | None = None
+        keys = self._keys().find(join.request.key_id)
+        if not keys and (invitation := await self._invitations.find(join.request.key_id)) is not None:
+            keys = (invitation.key,)
+        proved = self._joins.prove(join, transcript, message, keys)
+        if {proved.peer_id, proved.previous_peer_id} & await self._invitations.revoked_peers():
+            raise JoinRefused("this key was revoked by the hub's operator", hint="Give the node a new identity.key.")
+        known = claimed(proved, self._directory)
+        if invitation is not None:
+            check_invitation(invitation, proved, datetime.now(UTC))
+            if invitation.used_by != proved.peer_id:
+                await self._invitations.use(invitation.key_id, proved.peer_id)
+        approve = Standing.WAITING if self._require_approval else Standing.ACTIVE
+        record = joined(proved, message, None if known is None else known.record, observed, fresh=approve)
+        if known is None or record != known.record:
+            await self._store.save(record)
+        if known is None or known.record.peer_id is None:
+            known = _unseen(Cluster(record) if known is None else known, record)
+        self._publish(replace(known, record=record, failures=0))
+        log.info("node registered", cluster=record.name, peer_id=record.peer_id, standing=record.standing)
+        if record.is_active:
+            self._watch(record.id)
+        return Registered(
+            cluster_id=record.id,
+            hub_proof=hub_proof(proved.key, transcript),
+            schema_version=self._schema_version,
+            standing=record.standing,
+            ping_seconds=self._ping_seconds,
+            next_hub_peer_id=self._next_hub_peer_id(),
         )
 
-    def _check_name(self, name: str, peer_id: str) -> None:
-        """Asked once the password is proved: who is in the federation is no stranger's business."""
-        if name == HUB:
-            raise Conflict(f"no node can be named {HUB}", hint="Choose another cluster name.")
-        by_name = self._directory.by_name(name)
-        if by_name is not None and by_name.record.peer_id != peer_id:
-            raise Conflict(
-                f"the name {name} belongs to another node",
-                hint="Choose another cluster name, or give this node the key of the old one.",
-            )
-        by_peer = self._directory.by_peer(peer_id)
-        if by_peer is not None and by_peer.record.name != name:
-            raise Conflict(
-                f"this node is already registered as {by_peer.record.name}",
-                hint="Keep that name, or give the node a key of its own.",
-            )
-        if by_name is not None and not by_name.record.is_active:
-            raise JoinRefused(f"{name} was deactivated by the hub's operator", hint="Ask the hub's operator why.")
+    async def _stand(self, cluster: Cluster) -> None:
+        """Give a node another standing."""
+        record = cluster.record
+        await self._store.save(record)
+        self._publish(_unseen(cluster, record))
+        log.info("standing changed", cluster=record.name, standing=record.standing)
 
-    def _log_false_claims(self) -> None:
-        """Name the nodes that announce another's data set, each once as long as they do."""
-        clusters = self._directory.clusters.values()
-        counted = owned(clusters)
-        claims = {
-            (cluster.record.id, version.dataset_id): (cluster.record.name, version.metadata.dataset)
-            for cluster in clusters
-            if cluster.record.is_active
-            for version in false_claims(cluster, counted)
-        }
-        for (_, dataset_id), (name, dataset) in ((k, v) for k, v in claims.items() if k not in self._claims):
-            log.warning("announced what another node owns", cluster=name, dataset=dataset, dataset_id=str(dataset_id))
-        self._claims = frozenset(claims)
+    async def _catalogue(self, cluster: Cluster, message: CatalogAnnouncement) -> None:
+        announced = _announced(cluster, message)
+        self._directory.publish([announced])
+        self._claims.update(cluster, announced, self._directory)
+        if message.revision != cluster.catalogue_revision:
+            try:
+                await self._store.save_catalogue(cluster.record.id, message)
+            except SynDBError as error:
+                log.warning("catalogue not kept", cluster=cluster.record.name, cause=error.message)
 
-    def _check_failures(self, peer_id: str) -> None:
-        now = self.context.clock.now()
-        recent = [at for at in self._failures.get(peer_id, ()) if now - at < 60]
-        if len(recent) >= FAILED_PROOFS:
-            raise TooManyRequests("too many wrong proofs", hint="Wait a minute, and check the federation password.")
-        if recent:
-            self._failures[peer_id] = recent
-            self._failures.move_to_end(peer_id)
-        else:
-            self._failures.pop(peer_id, None)
-        while len(self._failures) > PENDING_JOINS:
-            self._failures.popitem(last=False)
+    async def _observe(self, observations: Iterable[HealthObserved]) -> None:
+        """Publish what was seen of active nodes, and keep what has changed."""
+        records: dict[UUID, ClusterRecord] = {}
+        transitions: list[Transition] = []
+        for seen in observations:
+            before = self._directory.get(seen.cluster_id)
+            if before is None or not before.record.is_active:
+                continue
+            now = sighted(before, seen)
+            self._directory.publish([now])
+            if now.record is not before.record:
+                records[now.record.id] = now.record
+            if now.health is not before.health:
+                log.info("health changed", cluster=now.record.name, was=before.health, now=now.health, cause=now.cause)
+                transitions.append(Transition(now.record.id, seen.at, before.health, now.health, now.cause))
+        try:
+            for record in records.values():
+                await self._store.save(record)
+            if transitions:
+                await self._store.record_transitions(transitions)
+        except SynDBError as error:
+            log.warning("changes of nodes not kept", cause=error.message)
+
+    def _publish(self, cluster: Cluster, *, look_up: bool = True) -> None:
+        """Publish a node whose place may have changed; names it announces are looked up beside the handlers."""
+        self._directory.publish([self._book.place(cluster)])
+        cluster_id = cluster.record.id
+        wanted = cluster.record.peer_id is not None and bool(names(cluster.record.endpoints))
+        if look_up and wanted and cluster_id not in self._looking_up:
+            self._looking_up.add(cluster_id)
+            self.context.start_soon(self._look_up, cluster)
+
+    async def _look_up(self, cluster: Cluster) -> None:
+        found = await self._book.look_up(cluster)
+        cluster_id = cluster.record.id
+        self._looking_up.discard(cluster_id)
+        with suppress(ActorError):
+            await self.context.ref.ask(_LookedUp(cluster_id, found), timeout=LOOKED_UP_SECONDS)
+
+    def _watch(self, cluster_id: UUID) -> None:
+        # A full mailbox means that the monitor is looking after nodes as fast as it can.
+        with suppress(MailboxFull):
+            self.context.find("health_monitor").tell(Watch(cluster_id))
+
+    def _found(self, cluster_id: UUID) -> Cluster:
+        cluster = self._directory.get(cluster_id)
+        if cluster is None:
+            raise NotFound(f"no cluster {cluster_id}")
+        return cluster
+
+    def _member(self) -> Cluster:
+        cluster = self._directory.by_peer(self._sender())
+        if cluster is None or not cluster.record.is_active:
+            raise JoinRefused("this PeerId is not registered, or takes no part now", hint="Join first.")
+        return cluster
+
+    def _is_member(self, peer_id: str) -> bool:
+        cluster = self._directory.by_peer(peer_id)
+        return cluster is not None and cluster.record.is_active
 
     def _sender(self) -> str:
         sender = self.context.sender
         if not isinstance(sender, str):
             raise InvalidRequest("this message must come from a peer")
         return sender
+
+
+def _unseen(cluster: Cluster, record: ClusterRecord) -> Cluster:
+    """The node in a standing in which nobody has seen it yet; what it holds stays."""
+    return Cluster(
+        record,
+        cause=_CAUSES[record.standing],
+        catalogue_revision=cluster.catalogue_revision,
+        versions=cluster.versions,
+        sharing=cluster.sharing,
+    )
 
 
 def _announced(cluster: Cluster, message: CatalogAnnouncement | None) -> Cluster:

@@ -25,6 +25,8 @@ from uuid import UUID
 import structlog
 import trio
 
+from actors.addresses import Approval
+from actors.admission import Keyring
 from actors.directory import Cluster, Directory
 from actors.health_monitor import HealthMonitor, HealthPolicy, Watch
 from actors.registry import Registry
@@ -40,7 +42,8 @@ from actors.schema_sync import SchemaPublisher
 from actors.service import Service
 from syndb_common.engine import published
 from syndb_common.engine.embedded import EmbeddedEngine
-from syndb_common.messages import CatalogAnnouncement, JoinRequest, RegisterCluster
+from syndb_common.errors import Unavailable
+from syndb_common.messages import CatalogAnnouncement, JoinRequest, LeaveFederation, RegisterCluster
 from syndb_common.tables import schema
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.auth.tokens import TokenService
@@ -59,6 +62,7 @@ from syndb_hub.settings import HubSettings
 from syndb_hub.store.benchmarks import StoredBenchmarks
 from syndb_hub.store.clusters import Clusters
 from syndb_hub.store.database import Store
+from syndb_hub.store.invitations import Invitations
 
 log = structlog.get_logger(__name__)
 
@@ -147,7 +151,9 @@ class _Parts:
         """Route the messages of nodes to the registry."""
         self._monitor = tree.ref("health_monitor")
         registry = tree.ref("registry")
-        routes: dict[type, ActorRef] = dict.fromkeys((JoinRequest, RegisterCluster, CatalogAnnouncement), registry)
+        routes: dict[type, ActorRef] = dict.fromkeys(
+            (JoinRequest, RegisterCluster, LeaveFederation, CatalogAnnouncement), registry
+        )
         RpcServer(self._host, RpcPolicy(self._trust_of), routes)
 
     def services(self, tree: Tree) -> Services:
@@ -208,17 +214,23 @@ class _Parts:
 
     def _peer(self, cluster: Cluster) -> ActorRef:
         record = cluster.record
-        return RemoteRef(
-            self._client, record.peer_id, lambda: record.endpoints.multiaddrs, f"syndb-cluster:{record.name}"
-        )
+        if record.peer_id is None:
+            raise Unavailable(f"{record.name} has not joined yet")
+        return RemoteRef(self._client, record.peer_id, lambda: cluster.dial.multiaddrs, f"syndb-cluster:{record.name}")
 
     def _registry(self) -> Registry:
+        federation = self._settings.federation
         return Registry(
             directory=self._directory,
             store=Clusters(self._store),
+            invitations=Invitations(self._store),
             hub_peer_id=self._identity.peer_id,
-            key=self._key,
+            keys=lambda: Keyring(self._key),
             schema_version=schema.CURRENT,
+            require_approval=federation.require_approval,
+            approval=Approval.of(federation.approved_networks, federation.relays),
+            observed_hosts=self._host.observed_hosts,
+            ping_seconds=federation.ping_interval_seconds,
         )
 
     def _health_monitor(self) -> HealthMonitor:

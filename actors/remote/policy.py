@@ -88,16 +88,19 @@ class RateLimit:
         self._all = (burst * overall, clock())
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def admit(self, key: str) -> bool:
-        """Take one request from both buckets; False, taking nothing, when either is empty."""
+    def admit(self, key: str, *, stranger: bool = True) -> bool:
+        """Take one request from both buckets; False, taking nothing, when either is empty.
+
+        One who is no stranger has a bucket of its own only: nobody else's requests hold it up.
+        """
         now = self._clock()
         own_level, own_time = self._buckets.get(key, (self._burst, now))
         all_level, all_time = self._all
         own_level = min(self._burst, own_level + (now - own_time) * self._rate)
         all_level = min(self._burst * self._overall, all_level + (now - all_time) * self._rate * self._overall)
-        admitted = own_level >= 1 and all_level >= 1
+        admitted = own_level >= 1 and (all_level >= 1 or not stranger)
         cost = 1 if admitted else 0
-        self._all = (all_level - cost, now)
+        self._all = (all_level - (cost if stranger else 0), now)
         self._buckets[key] = (own_level - cost, now)
         self._buckets.move_to_end(key)
         if len(self._buckets) > self._keys:
@@ -134,7 +137,7 @@ class Policy:
         """
         needed = self._table.get(kind)
         if needed is Trust.ANYONE:
-            if not self._limit.admit(peer_id):
+            if not self._admits(peer_id):
                 raise _too_many()
         elif needed is None or self._trust_of(peer_id) is not needed:
             refused = Forbidden(
@@ -145,7 +148,11 @@ class Policy:
 
     def refusal(self, peer_id: str, error: SynDBError) -> SynDBError:
         """What a peer is told whose request is refused: the error, or that it sends too many of them."""
-        return error if self._limit.admit(peer_id) else _too_many()
+        return error if self._admits(peer_id) else _too_many()
+
+    def _admits(self, peer_id: str) -> bool:
+        # A member that joins again after the hub's restart must get through a crowd of strangers.
+        return self._limit.admit(peer_id, stranger=self._trust_of(peer_id) is Trust.ANYONE)
 
 
 def _too_many() -> TooManyRequests:

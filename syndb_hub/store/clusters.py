@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 import structlog
 from pydantic import ValidationError
 
+from actors.cluster_store import Transition
 from actors.directory import ClusterRecord, Standing
 from syndb_common.errors import Conflict
 from syndb_common.messages import CatalogAnnouncement, Endpoints
@@ -27,19 +29,8 @@ TRANSITIONS_LIFETIME = timedelta(days=400)
 """How long they are kept: long enough to compare a month with the same one a year before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """One change of a node's health and why it happened."""
-
-    cluster_id: UUID
-    at: datetime
-    from_state: str
-    to_state: str
-    cause: str
-
-
 class Clusters:
-    """Repository of nodes. Implements :class:`actors.registry.ClusterStore`."""
+    """Repository of nodes. Implements :class:`actors.cluster_store.ClusterStore`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -104,20 +95,19 @@ class Clusters:
 
         await self._store.write(work)
 
-    async def record_transition(self, cluster_id: UUID, at: datetime, old: str, new: str, cause: str) -> None:
-        """Append one change of health, its cause cut after :data:`MAX_CAUSE` characters, in place of those that are too
-        old or too many."""
-        row = {"cluster_id": cluster_id, "at": at, "from_state": old, "to_state": new, "cause": cause[:MAX_CAUSE]}
-        of_node = health_transitions.c.cluster_id == cluster_id
-        newest_first = sa.select(health_transitions.c.id).where(of_node).order_by(health_transitions.c.id.desc())
-        surplus = newest_first.offset(MAX_TRANSITIONS).limit(1).scalar_subquery()
-        old_or_many = sa.or_(health_transitions.c.at < at - TRANSITIONS_LIFETIME, health_transitions.c.id <= surplus)
+    async def record_transitions(self, transitions: Sequence[Transition]) -> None:
+        """Append changes of health, their causes cut after :data:`MAX_CAUSE` characters, in place of those of the same
+        nodes that are too old or too many."""
+        rows = [{**asdict(transition), "cause": transition.cause[:MAX_CAUSE]} for transition in transitions]
+        latest = {transition.cluster_id: transition.at for transition in transitions}
 
         def work(connection: sa.Connection) -> None:
-            connection.execute(sa.insert(health_transitions).values(**row))
-            connection.execute(sa.delete(health_transitions).where(of_node, old_or_many))
+            connection.execute(sa.insert(health_transitions), rows)
+            for cluster_id, at in latest.items():
+                connection.execute(_surplus(cluster_id, at))
 
-        await self._store.write(work)
+        if rows:
+            await self._store.write(work)
 
     async def transitions(self, cluster_id: UUID, limit: int = 100) -> list[Transition]:
         """The latest changes of a node's health, newest first."""
@@ -135,6 +125,15 @@ class Clusters:
             ]
 
         return await self._store.read(work)
+
+
+def _surplus(cluster_id: UUID, at: datetime) -> sa.Delete:
+    """Forget what is too old or too much of one node's history."""
+    of_node = health_transitions.c.cluster_id == cluster_id
+    newest_first = sa.select(health_transitions.c.id).where(of_node).order_by(health_transitions.c.id.desc())
+    surplus = newest_first.offset(MAX_TRANSITIONS).limit(1).scalar_subquery()
+    old_or_many = sa.or_(health_transitions.c.at < at - TRANSITIONS_LIFETIME, health_transitions.c.id <= surplus)
+    return sa.delete(health_transitions).where(of_node, old_or_many)
 
 
 def _record(row: Any) -> ClusterRecord:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import trio
 
+from actors.admission import Invitation
+from actors.cluster_store import Transition
 from actors.directory import Cluster, ClusterRecord
 from actors.runtime import Actor, ActorRef, handle
 from syndb_common.messages import CatalogAnnouncement, Endpoints
@@ -87,8 +90,28 @@ class MemoryStore:
     async def save_catalogue(self, cluster_id: UUID, announcement: CatalogAnnouncement) -> None:
         self.catalogues[cluster_id] = announcement
 
-    async def record_transition(self, cluster_id: UUID, at: datetime, old: str, new: str, cause: str) -> None:
-        self.transitions.append((old, new))
+    async def record_transitions(self, transitions: Sequence[Transition]) -> None:
+        self.transitions += [(each.from_state, each.to_state) for each in transitions]
+
+
+class MemoryInvitations:
+    """An InvitationStore without a disk."""
+
+    def __init__(self, *invitations: Invitation) -> None:
+        self.invitations = {each.key_id: each for each in invitations}
+        self.revoked: set[str] = set()
+
+    async def find(self, key_id: str) -> Invitation | None:
+        return self.invitations.get(key_id)
+
+    async def use(self, key_id: str, peer_id: str) -> None:
+        self.invitations[key_id] = replace(self.invitations[key_id], used_by=peer_id)
+
+    async def revoke_peer(self, peer_id: str, cause: str) -> None:
+        self.revoked.add(peer_id)
+
+    async def revoked_peers(self) -> frozenset[str]:
+        return frozenset(self.revoked)
 
 
 class Inbox(Actor):

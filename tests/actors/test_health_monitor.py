@@ -11,9 +11,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from actors.admission import Keyring
 from actors.directory import Cluster, Directory, Health
 from actors.health_monitor import AGAIN_SECONDS, HealthMonitor, HealthPolicy, Watch, assess
-from actors.registry import Deactivate, Registry
+from actors.registry import Registry
+from actors.registry_messages import Deactivate
 from actors.runtime import ActorRef, ChildSpec, Supervisor, Tree, run_tree
 from actors.schema_sync import SchemaPublisher
 from syndb_common.errors import DataError, LimitExceeded, PeerUnavailable, SynDBError
@@ -26,7 +28,7 @@ from syndb_common.messages import (
     SchemaSync,
 )
 from syndb_common.tables import schema
-from tests.actors.federation_parts import MemoryStore, Peer, cluster, published
+from tests.actors.federation_parts import MemoryInvitations, MemoryStore, Peer, cluster, published
 
 POLICY = HealthPolicy()
 SCHEMA = schema.CURRENT
@@ -119,7 +121,14 @@ def start(nursery: trio.Nursery) -> Start:
         children = [
             ChildSpec(
                 "registry",
-                lambda: Registry(directory=directory, store=store, hub_peer_id="h", key=b"", schema_version=SCHEMA),
+                lambda: Registry(
+                    directory=directory,
+                    store=store,
+                    invitations=MemoryInvitations(),
+                    hub_peer_id="h",
+                    keys=lambda: Keyring(b""),
+                    schema_version=SCHEMA,
+                ),
             ),
             ChildSpec("schema_publisher", lambda: SchemaPublisher(directory=directory, peer=peer)),
             ChildSpec(

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
+from actors.cluster_store import Transition
 from actors.directory import ClusterRecord, Standing
 from syndb_common.errors import Conflict
 from syndb_common.messages import CatalogAnnouncement, Endpoints
@@ -87,7 +88,7 @@ async def test_the_latest_transitions_come_first_and_no_more_than_asked(store):
     await clusters.save(record)
     for minute, state in enumerate(("healthy", "degraded", "unreachable")):
         at = BEGAN + timedelta(minutes=minute)
-        await clusters.record_transition(record.id, at, "unknown", state, "x" * 2000)
+        await clusters.record_transitions([Transition(record.id, at, "unknown", state, "x" * 2000)])
     found = await clusters.transitions(record.id, limit=2)
     assert [each.to_state for each in found] == ["unreachable", "degraded"]
     assert found[0].at == BEGAN + timedelta(minutes=2)
@@ -99,9 +100,11 @@ async def test_a_node_that_flaps_for_ever_keeps_its_latest_transitions_and_other
     clusters, flapping, calm = Clusters(store), node(), node("fly", "12D3B")
     for record in (flapping, calm):
         await clusters.save(record)
-    await clusters.record_transition(calm.id, BEGAN, "unknown", "healthy", "")
+    await clusters.record_transitions([Transition(calm.id, BEGAN, "unknown", "healthy", "")])
     for minute in range(10):
-        await clusters.record_transition(flapping.id, BEGAN + timedelta(minutes=minute), "a", f"{minute}", "")
+        await clusters.record_transitions(
+            [Transition(flapping.id, BEGAN + timedelta(minutes=minute), "a", f"{minute}", "")]
+        )
     assert [each.to_state for each in await clusters.transitions(flapping.id)] == ["9", "8", "7"]
     assert len(await clusters.transitions(calm.id)) == 1
 
@@ -109,7 +112,7 @@ async def test_a_node_that_flaps_for_ever_keeps_its_latest_transitions_and_other
 async def test_transitions_are_forgotten_after_400_days(store):
     clusters, record, now = Clusters(store), node(), datetime.now(UTC)
     await clusters.save(record)
-    await clusters.record_transition(record.id, now - timedelta(days=401), "a", "old", "")
-    await clusters.record_transition(record.id, now - timedelta(days=399), "a", "new", "")
+    await clusters.record_transitions([Transition(record.id, now - timedelta(days=401), "a", "old", "")])
+    await clusters.record_transitions([Transition(record.id, now - timedelta(days=399), "a", "new", "")])
     await clusters.load()
     assert [each.to_state for each in await clusters.transitions(record.id)] == ["new"]
