@@ -56,6 +56,8 @@ class Message(BaseModel):
     reply_type: ClassVar[type[BaseModel]]
     idempotent: ClassVar[bool] = False
     """Whether the sender may repeat it when no answer came."""
+    changes_nothing: ClassVar[bool] = False
+    """Whether it only asks: a receiver need not remember its answer, since to execute it again does no harm."""
 
 
 class Acknowledged(Reply):
@@ -198,6 +200,7 @@ class HealthPing(Message):
     """
 
     reply_type = HealthReport
+    changes_nothing = True
     clock: float
     next_hub_peer_id: str = PeerIdText
 
@@ -248,6 +251,7 @@ class DatasetCatalogRequest(Message):
     """What have you published? Pages count from 0."""
 
     reply_type = CatalogAnnouncement
+    changes_nothing = True
     idempotent = True
     page: int = Field(default=0, ge=0, lt=10_000)
 
@@ -303,6 +307,7 @@ class GetFlightEndpoint(Message):
     """Where is your Flight server?"""
 
     reply_type = FlightEndpoint
+    changes_nothing = True
     idempotent = True
 
 

@@ -2,11 +2,13 @@
 
 ::
 
-    request   {id: 16 bytes, type: "HealthPing", v: 1, seconds: 5.0, trace: "..." (optional), body: {...}}
+    request   {id: 16 bytes, type: "HealthPing", v: 2, seconds: 5.0, body: {...},
+               trace: "...", headers: {traceparent: "00-..."}}       both optional
     response  {id, ok: {...}}  or  {id, error: {error, code, hint, details}}
 
-``seconds`` is what remains of the asker's deadline, since clocks differ. A request that cannot be read at all is
-answered with an empty id.
+``seconds`` is what remains of the asker's deadline, since clocks differ. ``trace`` names the work the request belongs
+to, ``headers`` are what tracing adds to it; nonsense in either is left out, never refused. A request that cannot be
+read at all is answered with an empty id.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from syndb_common.errors import ErrorBody, InvalidRequest, SynDBError
 from syndb_common.messages import PROTOCOL_VERSION, Message, to_wire
+from syndb_common.tracing import Work, traceparent
 
 ID_BYTES = 16
 MAX_SECONDS = 86_400.0
@@ -35,7 +38,7 @@ class Request:
         type: the message's class name.
         version: of the vocabulary the asker speaks.
         seconds: how long the asker still waits, above 0.
-        trace: the asker's name for the work this belongs to, or empty.
+        work: what the asker does it for, if it said so.
         body: what should become the message.
     """
 
@@ -43,21 +46,38 @@ class Request:
     type: str
     version: int
     seconds: float
-    trace: str
+    work: Work | None
     body: Any
 
 
-def encode_request(request_id: bytes, message: Message, *, seconds: float, trace: str = "") -> bytes:
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One response.
+
+    Attributes:
+        id: of the request it answers; empty when that could not be read.
+        body: what should become the reply.
+        error: what the other side answered instead.
+    """
+
+    id: bytes
+    body: Any = None
+    error: SynDBError | None = None
+
+
+def encode_request(request_id: bytes, message: Message, *, seconds: float, work: Work | None = None) -> bytes:
     """The payload of a request frame."""
-    request = {
+    request: dict[str, Any] = {
         "id": request_id,
         "type": type(message).__name__,
         "v": PROTOCOL_VERSION,
         "seconds": seconds,
         "body": to_wire(message),
     }
-    if trace:
-        request["trace"] = trace
+    if work is not None:
+        request["trace"] = work.request_id
+        if work.traceparent:
+            request["headers"] = {"traceparent": work.traceparent}
     return _pack(request)
 
 
@@ -75,15 +95,7 @@ def decode_request(payload: bytes) -> Request:
             "seconds": int() | float() as seconds,
             **rest,
         } if len(id_) == ID_BYTES and len(type_) <= MAX_NAME_CHARACTERS and 0 < seconds < math.inf and "body" in rest:
-            trace = rest.get("trace")
-            return Request(
-                id_,
-                type_,
-                version,
-                min(float(seconds), MAX_SECONDS),
-                trace[:MAX_NAME_CHARACTERS] if isinstance(trace, str) else "",
-                rest["body"],
-            )
+            return Request(id_, type_, version, min(float(seconds), MAX_SECONDS), _work(rest), rest["body"])
     raise InvalidRequest("this is not a request", hint="a msgpack map of id, type, v, seconds and body is expected")
 
 
@@ -101,22 +113,34 @@ def encode_error(request_id: bytes, error: SynDBError) -> bytes:
         return _pack({"id": request_id, "error": to_wire(plain)})
 
 
-def decode_response(payload: bytes, request_id: bytes) -> Any:
-    """The body of a good answer to ``request_id``.
+def decode_response(payload: bytes) -> Response:
+    """Read a response frame's payload.
 
     Raises:
-        SynDBError: the error the other side answered with, rebuilt; or, as ``internal_error``, that the payload
-            is no response to this request.
+        SynDBError: as ``internal_error``: it is not a response in this form.
     """
     match _unpack(payload):
-        case {"id": bytes(id_), "ok": body} if id_ == request_id:
-            return body
-        case {"id": bytes(id_), "error": body} if id_ in (request_id, b""):
+        case {"id": bytes(id_), "ok": body}:
+            return Response(id_, body)
+        case {"id": bytes(id_), "error": body}:
             try:
-                raise SynDBError.from_body(ErrorBody.model_validate(body))
+                return Response(id_, error=SynDBError.from_body(ErrorBody.model_validate(body)))
             except ValidationError:
                 pass
-    raise SynDBError("the other daemon sent something that is no answer to this request")
+    raise SynDBError("the other daemon sent something that is no answer")
+
+
+def _work(fields: dict[Any, Any]) -> Work | None:
+    """The work that a request names, without what is not text for a log or no trace context."""
+    match fields.get("trace"):
+        case str(name) if name and name.isprintable():
+            pass
+        case _:
+            return None
+    match fields.get("headers"):
+        case {"traceparent": str(context)}:
+            return Work(name[:MAX_NAME_CHARACTERS], traceparent(context))
+    return Work(name[:MAX_NAME_CHARACTERS])
 
 
 def _pack(value: Any) -> bytes:

@@ -2,7 +2,8 @@
 
 An asker that lost the stream cannot know whether its request was executed. It sends it again with the same id, and
 gets the first answer: from here, or from the execution that is still going on. What is kept is bounded in number,
-bytes and time; when an answer had to go before its time, its id stays, and the repetition is refused.
+bytes and time; when an answer had to go before its time, its id stays, and the repetition is refused. An answer that
+need not be kept, because nothing was executed or nothing changes when it is executed again, leaves no trace.
 """
 
 from __future__ import annotations
@@ -16,14 +17,35 @@ import trio
 
 
 class Execution:
-    """One request being executed, or executed. ``answer`` is None until then, and once it is no longer kept."""
+    """One request being executed, or executed.
 
-    __slots__ = ("answer", "done", "until")
+    Attributes:
+        answer: what was answered; None until then, and once it is no longer kept.
+        done: whether the execution has ended.
+        kept: whether the answer is to be remembered; set it within the execution.
+    """
+
+    __slots__ = ("_waiting", "answer", "done", "kept", "until")
 
     def __init__(self) -> None:
         self.answer: bytes | None = None
-        self.done = trio.Event()
+        self.done = False
+        self.kept = True
         self.until = float("inf")
+        self._waiting: trio.Event | None = None
+
+    async def ended(self) -> None:
+        """Wait for the end of the execution."""
+        if not self.done:
+            if self._waiting is None:
+                self._waiting = trio.Event()
+            await self._waiting.wait()
+
+    def end(self) -> None:
+        """Let everybody know who waits."""
+        self.done = True
+        if self._waiting is not None:
+            self._waiting.set()
 
 
 class RecentAnswers:
@@ -36,6 +58,8 @@ class RecentAnswers:
         clock: seconds, monotonic.
     """
 
+    __slots__ = ("_clock", "_executions", "_limit", "_requests", "_running", "_seconds", "_size")
+
     def __init__(
         self,
         *,
@@ -47,9 +71,15 @@ class RecentAnswers:
         self._requests, self._limit, self._seconds, self._clock = requests, size, seconds, clock
         self._executions: OrderedDict[bytes, Execution] = OrderedDict()
         self._size = 0
+        self._running = 0
 
     def __len__(self) -> int:
         return len(self._executions)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being executed."""
+        return self._running > 0
 
     def find(self, request_id: bytes) -> Execution | None:
         """The execution of a request that was seen before and is still remembered."""
@@ -65,14 +95,16 @@ class RecentAnswers:
     def executing(self, request_id: bytes) -> Iterator[Execution]:
         """Remember a request while it is executed in the block, which sets ``answer``, and for a while after.
 
-        A block that ends without an answer leaves no trace: the request may be sent again.
+        A block that ends without an answer, or sets ``kept`` to False, leaves no trace: the request may be sent again.
         """
         execution = self._executions[request_id] = Execution()
+        self._running += 1
         try:
             yield execution
         finally:
-            execution.done.set()
-            if execution.answer is None:
+            self._running -= 1
+            execution.end()
+            if execution.answer is None or not execution.kept:
                 self._executions.pop(request_id, None)
             else:
                 execution.until = self._clock() + self._seconds
@@ -81,10 +113,12 @@ class RecentAnswers:
                 self._shrink()
 
     def _shrink(self) -> None:
+        if len(self._executions) <= self._requests and self._size <= self._limit:
+            return
         for request_id, execution in tuple(self._executions.items()):
-            if len(self._executions) > self._requests and execution.done.is_set():
+            if len(self._executions) > self._requests and execution.done:
                 self._forget(request_id)
-            elif self._size > self._limit and execution.answer is not None and execution.done.is_set():
+            elif self._size > self._limit and execution.answer is not None and execution.done:
                 self._size -= len(execution.answer)
                 execution.answer = None
             elif len(self._executions) <= self._requests and self._size <= self._limit:

@@ -1,17 +1,20 @@
 """Asking an actor of another daemon as if it were here.
 
 On a stream of ``/syndb/rpc/1`` requests and responses take turns, each one frame (:mod:`actors.remote.frames`,
-:mod:`actors.remote.envelope`). A client keeps some streams to a peer open; each carries one request at a time, and
-one on which anything went wrong is reset and never used again.
+:mod:`actors.remote.envelope`). A client keeps some streams to a peer open (:mod:`actors.remote.places`); each carries
+one request at a time, and one on which anything went wrong is reset and never used again.
 
 A missed deadline or a lost stream does not mean that nothing was executed: the receiver remembers recent requests
-(:mod:`actors.remote.replay`), and what can be done twice is sent again once, with the same id, when a kept stream
-turns out to be dead. QUIC does not notice that the process at the other end is gone. So after a missed deadline the
+(:mod:`actors.remote.replay`), and idempotent messages are sent again with the same id. All others are sent at most
+once. QUIC does not notice that the process at the other end is gone. So after a missed deadline the
 kept streams are dropped, the next request has to open one, which takes an answer, and if none comes at once the
 connection is closed and dialled afresh: whoever else waits on it learns of it then.
 
 The server looks at a request in this order: can it be read, is its message known, may this peer send it
 (:mod:`actors.remote.policy`), is its body valid, is there an actor for it. Each refusal is a typed error.
+
+The name of the work that is under way (:mod:`syndb_common.tracing`) goes with every request, and from here on with
+every message between actors.
 """
 
 from __future__ import annotations
@@ -19,12 +22,13 @@ from __future__ import annotations
 import math
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
 import trio
 from pydantic import BaseModel, ValidationError
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, wait_random
 
 from actors.remote.envelope import (
     ID_BYTES,
@@ -35,11 +39,12 @@ from actors.remote.envelope import (
     encode_reply,
     encode_request,
 )
-from actors.remote.frames import MAX_FRAME_BYTES, FrameStream, FrameTooLarge, StreamEnded
-from actors.remote.host import Host
+from actors.remote.frames import MAX_FRAME_BYTES, FrameTooLarge, StreamEnded
+from actors.remote.places import MAX_CONTROLS_PER_PEER, MAX_PEERS, MAX_QUERIES_PER_PEER, Peer, Peers
 from actors.remote.policy import Policy
-from actors.remote.replay import RecentAnswers
-from actors.runtime import ActorError, ActorRef, ActorStoppedError, AskTimeout, MailboxFull
+from actors.remote.replay import Execution, RecentAnswers
+from actors.remote.transport import Frames, Transport
+from actors.runtime import ActorError, ActorRef, ActorStoppedError, AskTimeout, MailboxFull, carry
 from syndb_common.errors import (
     Conflict,
     DeadlineExceeded,
@@ -51,7 +56,10 @@ from syndb_common.errors import (
     TooManyRequests,
     Unavailable,
 )
-from syndb_common.messages import MESSAGES, PROTOCOL_VERSION, AnalyticsQuery, Message
+from syndb_common.messages import MESSAGES, PROTOCOL_VERSION, Message
+from syndb_common.tracing import current_work
+
+carry(current_work)
 
 PROTOCOL = "/syndb/rpc/1"
 
@@ -61,19 +69,19 @@ FIRST_FRAME_SECONDS = 10.0
 SERVER_IDLE_SECONDS = 90.0
 """How long a server keeps an idle stream: longer than clients keep it, so that they are the ones to drop it."""
 
-CLIENT_IDLE_SECONDS = 45.0
-
-MAX_QUERIES_PER_PEER = 40
-"""Queries in flight from here to one peer; more wait, within their deadlines."""
-MAX_CONTROLS_PER_PEER = 16
-"""The same for all other messages: pings and cancellations never wait behind queries. Together well below the 64
-streams that the receiver allows (:mod:`actors.remote.host`), which also counts streams that are being reset."""
-
-MAX_PEERS = 1024
 SEND_SECONDS = 10.0
 
 MAX_REFUSED_IN_A_ROW = 5
 """After so many requests that were not let in, a stream is reset: who means well has learned by then."""
+
+MAX_STRAY_ANSWERS = 8
+"""Answers to earlier requests that are passed over on a stream; a peer that sends more has lost its way."""
+
+ATTEMPTS = 5
+"""How often an idempotent message is sent. With the pauses below about four seconds: a daemon restarts in less."""
+
+FIRST_PAUSE_SECONDS = 0.25
+"""Doubled after each attempt, and a random part of it on top, so that many nodes do not come back in step."""
 
 OPEN_SECONDS = 2.0
 """For a new stream on a connection that stands: three small round trips. A daemon whose loop is stuck for longer is as
@@ -103,19 +111,21 @@ class RpcServer:
         routes: the actor for each message; one without gets a refusal.
     """
 
-    def __init__(self, host: Host, policy: Policy, routes: Mapping[type[Message], ActorRef]) -> None:
+    def __init__(self, host: Transport, policy: Policy, routes: Mapping[type[Message], ActorRef]) -> None:
         self._policy = policy
         self._routes = routes
         self._recent: OrderedDict[str, RecentAnswers] = OrderedDict()
         host.set_handler(PROTOCOL, self._serve)
 
-    async def _serve(self, stream: FrameStream) -> None:
+    async def _serve(self, stream: Frames) -> None:
         patience = FIRST_FRAME_SECONDS
         refused = 0
         while refused < MAX_REFUSED_IN_A_ROW:
             frame = await stream.receive(timeout=patience)
             try:
-                answer = await self._answer(*self._admit(frame, stream.peer_id), stream.peer_id)
+                request, kind = self._admit(frame, stream.peer_id)
+                current_work.set(request.work)
+                answer = await self._answer(request, kind, stream.peer_id)
                 refused = 0
             except _Refused as refusal:
                 answer = encode_error(refusal.request_id, refusal.error)
@@ -144,27 +154,33 @@ class RpcServer:
         known = recent.find(request.id)
         if known is None:
             with recent.executing(request.id) as execution:
-                execution.answer = answer = await self._execute(request, kind, peer_id)
+                execution.kept = not kind.changes_nothing
+                execution.answer = answer = await self._execute(request, kind, peer_id, execution)
+            if not len(recent):
+                self._recent.pop(peer_id, None)
             return answer
         with trio.move_on_after(request.seconds):
-            await known.done.wait()
+            await known.ended()
         if known.answer is not None:
             return known.answer
-        if known.done.is_set():
+        if known.done:
             return encode_error(request.id, Conflict("this request was executed and its answer is no longer kept"))
         return encode_error(request.id, DeadlineExceeded("this request is still being worked on"))
 
-    async def _execute(self, request: Request, kind: type[Message], peer_id: str) -> bytes:
+    async def _execute(self, request: Request, kind: type[Message], peer_id: str, execution: Execution) -> bytes:
         try:
             answer = encode_reply(request.id, await self._ask(request, kind, peer_id))
         except SynDBError as error:
+            # Who is asked to come again must not meet the same refusal then.
+            execution.kept = execution.kept and not isinstance(error, TooManyRequests)
             return encode_error(request.id, error)
         except ActorError as error:
+            execution.kept = execution.kept and error.message is None  # else it has not begun
             if (said := _translated(error)) is not None:
                 return encode_error(request.id, said)
-            log.exception("request_failed", type=request.type, peer=peer_id, trace=request.trace)
+            log.exception("request_failed", type=request.type, peer=peer_id)
         except Exception:
-            log.exception("request_failed", type=request.type, peer=peer_id, trace=request.trace)
+            log.exception("request_failed", type=request.type, peer=peer_id)
         else:
             if len(answer) <= MAX_FRAME_BYTES:
                 return answer
@@ -190,21 +206,33 @@ class RpcServer:
         if recent is None:
             recent = self._recent[peer_id] = RecentAnswers()
             if len(self._recent) > MAX_PEERS:
-                self._recent.popitem(last=False)
-        self._recent.move_to_end(peer_id)
+                unused = next((peer for peer, answers in self._recent.items() if not answers.busy), peer_id)
+                del self._recent[unused]
+        else:
+            self._recent.move_to_end(peer_id)
         return recent
 
 
 class RpcClient:
-    """Sends requests to other daemons, on streams it keeps open."""
+    """Sends requests to other daemons, on streams it keeps open.
+
+    Args:
+        host: our place on the network.
+        max_queries: queries under way to one peer; more wait.
+        max_controls: other messages under way to one peer.
+        max_peers: how many peers are remembered.
+    """
 
     def __init__(
-        self, host: Host, *, max_queries: int = MAX_QUERIES_PER_PEER, max_controls: int = MAX_CONTROLS_PER_PEER
+        self,
+        host: Transport,
+        *,
+        max_queries: int = MAX_QUERIES_PER_PEER,
+        max_controls: int = MAX_CONTROLS_PER_PEER,
+        max_peers: int = MAX_PEERS,
     ) -> None:
         self._host = host
-        self._max_queries = max_queries
-        self._max_controls = max_controls
-        self._peers: OrderedDict[str, _Peer] = OrderedDict()
+        self._peers = Peers(max_queries=max_queries, max_controls=max_controls, max_peers=max_peers)
 
     async def ask(
         self,
@@ -213,16 +241,17 @@ class RpcClient:
         message: Message,
         *,
         timeout: float,  # noqa: ASYNC109 - it travels with the message
-        trace: str = "",
     ) -> Any:
-        """Send ``message`` and wait for its reply.
+        """Send ``message`` and wait for its reply; the work of the calling task is named along with it.
+
+        An idempotent message is sent again, with the same request id, when the peer cannot be reached, is lost or has
+        no room, up to ``ATTEMPTS`` times with growing pauses. Any other is sent at most once.
 
         Args:
             peer_id: who must answer.
             addresses: where to dial if no connection stands.
             message: one of :data:`syndb_common.messages.MESSAGES`.
-            timeout: seconds for everything: waiting for a place, connecting, the answer.
-            trace: name of the work this belongs to, for the logs at the other side.
+            timeout: seconds for everything: waiting for a place, connecting, the answer, pauses.
 
         Returns:
             An instance of the message's ``reply_type``.
@@ -236,13 +265,16 @@ class RpcClient:
         if not 0 < timeout < math.inf:
             raise ValueError(f"an ask needs a finite timeout above 0, not {timeout}")
         deadline = trio.current_time() + timeout
-        peer = self._peer(peer_id)
+        peer = self._peers.get(peer_id)
+        self._drop(self._peers.surplus())
         request_id = secrets.token_bytes(ID_BYTES)
         try:
             with trio.fail_at(deadline):
-                async with peer.places(message):
-                    frame = encode_request(request_id, message, seconds=_left(deadline), trace=trace)
-                    answer = await self._exchange(peer, addresses, frame, deadline, again=message.idempotent)
+                if message.idempotent:
+                    again = _retrying(deadline)
+                    body: Any = await again(self._attempt, peer, addresses, request_id, message, deadline)
+                else:
+                    body = await self._attempt(peer, addresses, request_id, message, deadline)
         except trio.TooSlowError:
             self._drop(peer.take_all())
             raise DeadlineExceeded(f"{peer_id} did not answer {type(message).__name__} within {timeout:g} s") from None
@@ -254,38 +286,49 @@ class RpcClient:
         except FrameTooLarge as error:
             raise LimitExceeded(f"{type(message).__name__}: {error}") from None
         try:
-            return message.reply_type.model_validate(decode_response(answer, request_id))
+            return message.reply_type.model_validate(body)
         except ValidationError as error:
             raise SynDBError(f"{peer_id} answered what is no {message.reply_type.__name__}") from error
 
-    async def _exchange(
-        self, peer: _Peer, addresses: Sequence[str], frame: bytes, deadline: float, *, again: bool
-    ) -> bytes:
-        stream, stale = peer.take()
-        self._drop(stale)
-        if stream is not None:
-            try:
-                return await self._once(peer, stream, frame, deadline)
-            except StreamEnded:
-                if not again:
-                    raise
-        return await self._once(peer, await self._open(peer.id, addresses, deadline), frame, deadline)
+    async def _attempt(
+        self, peer: Peer, addresses: Sequence[str], request_id: bytes, message: Message, deadline: float
+    ) -> Any:
+        """Send the message, on a stream that is kept or else a new one; the body of the answer."""
+        async with peer.places(message):
+            frame = encode_request(request_id, message, seconds=_left(deadline), work=current_work.get())
+            stream, stale = peer.take()
+            self._drop(stale)
+            if stream is not None:
+                try:
+                    return await self._once(peer, stream, request_id, frame, deadline)
+                except StreamEnded:
+                    if not message.idempotent:
+                        raise
+            stream = await self._open(peer.id, addresses, deadline)
+            return await self._once(peer, stream, request_id, frame, deadline)
 
-    async def _once(self, peer: _Peer, stream: FrameStream, frame: bytes, deadline: float) -> bytes:
+    async def _once(self, peer: Peer, stream: Frames, request_id: bytes, frame: bytes, deadline: float) -> Any:
         """One request and its answer; the stream is kept if both went well, and dropped if anything did not."""
-        answered = False
+        response = None
         try:
             await stream.send(frame, timeout=_left(deadline))
-            answer = await stream.receive(timeout=_left(deadline))
-            answered = True
-            return answer
+            for _ in range(1 + MAX_STRAY_ANSWERS):
+                read = decode_response(await stream.receive(timeout=_left(deadline)))
+                if read.id in (request_id, b""):
+                    response = read
+                    break
         finally:
-            if answered:
+            if response is not None:
                 peer.keep(stream)
             else:
                 self._drop([stream])
+        if response is None:
+            raise StreamEnded
+        if response.error is not None:
+            raise response.error
+        return response.body
 
-    async def _open(self, peer_id: str, addresses: Sequence[str], deadline: float) -> FrameStream:
+    async def _open(self, peer_id: str, addresses: Sequence[str], deadline: float) -> Frames:
         """A new stream, which also shows that a connection that stands leads to somebody."""
         if self._host.is_connected(peer_id):
             left = _left(deadline)
@@ -297,56 +340,9 @@ class RpcClient:
         await self._host.connect(peer_id, addresses, timeout=min(CONNECT_SECONDS, left))
         return await self._host.open_stream(peer_id, PROTOCOL, timeout=_left(deadline))
 
-    def _peer(self, peer_id: str) -> _Peer:
-        peer = self._peers.get(peer_id)
-        if peer is None:
-            peer = self._peers[peer_id] = _Peer(peer_id, self._max_queries, self._max_controls)
-            if len(self._peers) > MAX_PEERS:
-                unused = next((other for other in self._peers.values() if not other.busy), peer)
-                self._drop(self._peers.pop(unused.id).take_all())
-        self._peers.move_to_end(peer_id)
-        return peer
-
-    def _drop(self, streams: Sequence[FrameStream]) -> None:
+    def _drop(self, streams: Iterable[Frames]) -> None:
         for stream in streams:
             self._host.reset_soon(stream)
-
-
-class _Peer:
-    """The streams kept to one peer, newest last, and how many requests may be under way."""
-
-    __slots__ = ("_controls", "_idle", "_queries", "id")
-
-    def __init__(self, peer_id: str, max_queries: int, max_controls: int) -> None:
-        self.id = peer_id
-        self._queries = trio.CapacityLimiter(max_queries)
-        self._controls = trio.CapacityLimiter(max_controls)
-        self._idle: list[tuple[float, FrameStream]] = []
-
-    def places(self, message: Message) -> trio.CapacityLimiter:
-        """Where this message waits for its turn."""
-        return self._queries if isinstance(message, AnalyticsQuery) else self._controls
-
-    @property
-    def busy(self) -> bool:
-        """Whether a request is under way."""
-        return bool(self._queries.borrowed_tokens or self._controls.borrowed_tokens)
-
-    def take(self) -> tuple[FrameStream | None, list[FrameStream]]:
-        """The stream used last, if it can be used again, and those that cannot."""
-        too_old = trio.current_time() - CLIENT_IDLE_SECONDS
-        stale = [stream for since, stream in self._idle if since < too_old or stream.over]
-        if stale:
-            self._idle = [(since, stream) for since, stream in self._idle if stream not in stale]
-        return (self._idle.pop()[1] if self._idle else None), stale
-
-    def take_all(self) -> list[FrameStream]:
-        streams = [stream for _, stream in self._idle]
-        self._idle.clear()
-        return streams
-
-    def keep(self, stream: FrameStream) -> None:
-        self._idle.append((trio.current_time(), stream))
 
 
 class RemoteRef(ActorRef):
@@ -397,6 +393,17 @@ def _kind(request: Request) -> type[Message]:
             hint="hub and node may differ by one version; upgrade the older one",
         )
     return kind
+
+
+def _retrying(deadline: float) -> AsyncRetrying:
+    """Repeats what was lost or had no room, unless the pause before would outlast the deadline."""
+    return AsyncRetrying(
+        sleep=trio.sleep,
+        retry=retry_if_exception_type((StreamEnded, PeerUnavailable, TooManyRequests)),
+        wait=wait_exponential(multiplier=FIRST_PAUSE_SECONDS) + wait_random(0, FIRST_PAUSE_SECONDS),
+        stop=lambda state: state.attempt_number >= ATTEMPTS or trio.current_time() + state.upcoming_sleep >= deadline,
+        reraise=True,
+    )
 
 
 def _left(deadline: float) -> float:

@@ -69,9 +69,9 @@ What a message can meet
 -----------------------
 A message is handled at most once and never redelivered. It is taken back unhandled when its asker's deadline passes
 or its asker is cancelled while it waits. A handler that has begun is cut off only by the end of its actor; a
-delegated task also by its asker giving up. Context variables that were registered with :func:`carry` have the
-sender's value in the handler, for instance the name of the request it serves. See :mod:`actors.runtime.errors` for what each error means for a retry,
-:mod:`actors.runtime.testing` for faults on purpose.
+delegated task also by its asker giving up. Context variables registered with :func:`carry` have the sender's value in
+the handler, for instance the name of the request it serves. See :mod:`actors.runtime.errors` for what each error
+means for a retry, :mod:`actors.runtime.testing` for faults on purpose.
 """
 
 from actors.runtime.actor import Actor, Context, Delegated, handle

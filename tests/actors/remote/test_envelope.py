@@ -14,7 +14,8 @@ from actors.remote.envelope import (
     encode_request,
 )
 from syndb_common.errors import InvalidRequest, NotFound, SynDBError
-from syndb_common.messages import CancelQuery, JoinChallenge
+from syndb_common.messages import PROTOCOL_VERSION, CancelQuery, JoinChallenge
+from syndb_common.tracing import Work
 
 ID = bytes(range(16))
 GOOD = {"id": ID, "type": "HealthPing", "v": 1, "seconds": 5.0, "body": {"clock": 1.0}}
@@ -22,20 +23,18 @@ GOOD = {"id": ID, "type": "HealthPing", "v": 1, "seconds": 5.0, "body": {"clock"
 
 def test_a_request_comes_back_as_it_was_sent():
     query = CancelQuery(query_id=uuid4())
-    request = decode_request(encode_request(ID, query, seconds=2.5, trace="job 7"))
-    assert (request.id, request.type, request.version, request.seconds, request.trace) == (
-        ID,
-        "CancelQuery",
-        1,
-        2.5,
-        "job 7",
-    )
+    work = Work("job 7", f"00-{'a' * 32}-{'b' * 16}-01")
+    request = decode_request(encode_request(ID, query, seconds=2.5, work=work))
+    assert (request.id, request.type, request.version, request.seconds) == (ID, "CancelQuery", PROTOCOL_VERSION, 2.5)
+    assert request.work == work
     assert CancelQuery.model_validate(request.body) == query
 
 
 def test_a_reply_comes_back_as_it_was_sent():
     challenge = JoinChallenge(join_id=uuid4(), hub_nonce=bytes(32))
-    assert JoinChallenge.model_validate(decode_response(encode_reply(ID, challenge), ID)) == challenge
+    response = decode_response(encode_reply(ID, challenge))
+    assert (response.id, response.error) == (ID, None)
+    assert JoinChallenge.model_validate(response.body) == challenge
 
 
 def test_fields_that_are_not_known_are_ignored():
@@ -62,6 +61,34 @@ def test_a_request_with_a_wrong_field_is_refused(change):
         decode_request(msgpack.packb(GOOD | change))
 
 
+@pytest.mark.parametrize(
+    ("added", "work"),
+    [
+        ({}, None),
+        ({"trace": ""}, None),
+        ({"trace": 7}, None),
+        ({"trace": "two\nlines"}, None),
+        ({"trace": "x" * 1000}, Work("x" * 200)),
+        ({"trace": "job", "headers": None}, Work("job")),
+        ({"trace": "job", "headers": {"traceparent": 1}}, Work("job")),
+        ({"trace": "job", "headers": {"traceparent": "nonsense"}}, Work("job")),
+        ({"headers": {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}}, None),
+    ],
+)
+def test_nonsense_about_the_work_is_left_out(added, work):
+    assert decode_request(msgpack.packb(GOOD | added)).work == work
+
+
+@given(st.recursive(st.none() | st.text() | st.integers() | st.binary(), lambda x: st.dictionaries(st.text(), x)))
+def test_whatever_is_said_about_the_work_the_request_is_read(value):
+    try:
+        payload = msgpack.packb(GOOD | {"trace": value, "headers": {"traceparent": value, "more": value}})
+    except (OverflowError, UnicodeEncodeError):
+        return
+    work = decode_request(payload).work
+    assert work is None or (0 < len(work.request_id) <= 200 and work.traceparent == "")
+
+
 @pytest.mark.parametrize("missing", GOOD)
 def test_a_request_that_lacks_a_field_is_refused(missing):
     with pytest.raises(InvalidRequest):
@@ -77,7 +104,7 @@ def test_random_bytes_are_refused(data):
     with pytest.raises(InvalidRequest):
         decode_request(data)
     with pytest.raises(SynDBError):
-        decode_response(data, ID)
+        decode_response(data)
 
 
 def test_deep_nesting_is_refused():
@@ -86,18 +113,20 @@ def test_deep_nesting_is_refused():
 
 
 def test_an_error_is_rebuilt_at_the_other_side():
-    error = NotFound("no such query", hint="list them", query="7")
-    with pytest.raises(NotFound, match="no such query") as rebuilt:
-        decode_response(encode_error(ID, error), ID)
-    assert rebuilt.value.hint == "list them"
-    assert rebuilt.value.details == {"query": "7"}
+    response = decode_response(encode_error(ID, NotFound("no such query", hint="list them", query="7")))
+    assert response.id == ID
+    assert type(response.error) is NotFound
+    assert (response.error.message, response.error.hint) == ("no such query", "list them")
+    assert response.error.details == {"query": "7"}
 
 
 def test_an_error_travels_without_details_that_cannot():
-    with pytest.raises(NotFound, match="no such query"):
-        decode_response(encode_error(ID, NotFound("no such query", what=object())), ID)
+    response = decode_response(encode_error(ID, NotFound("no such query", what=object())))
+    assert type(response.error) is NotFound
+    assert response.error.details == {}
 
 
-def test_the_answer_to_another_request_is_none():
-    with pytest.raises(SynDBError, match="no answer to this request"):
-        decode_response(encode_reply(bytes(16), JoinChallenge(join_id=uuid4(), hub_nonce=bytes(32))), ID)
+@pytest.mark.parametrize("error", [None, {}, {"error": 1}, "text"])
+def test_an_error_that_cannot_be_read_is_no_answer(error):
+    with pytest.raises(SynDBError, match="no answer"):
+        decode_response(msgpack.packb({"id": ID, "error": error}))

@@ -1,3 +1,6 @@
+import trio
+import trio.lowlevel
+
 from actors.remote.replay import RecentAnswers
 
 
@@ -26,9 +29,9 @@ def test_a_request_is_found_while_it_is_executed():
     recent = RecentAnswers()
     with recent.executing(b"1") as execution:
         assert recent.find(b"1") is execution
-        assert not execution.done.is_set()
+        assert not execution.done
         execution.answer = b"answer"
-    assert execution.done.is_set()
+    assert execution.done
 
 
 def test_an_execution_cut_off_leaves_no_trace():
@@ -36,6 +39,25 @@ def test_an_execution_cut_off_leaves_no_trace():
     with recent.executing(b"1"):
         pass
     assert recent.find(b"1") is None
+
+
+def test_an_answer_that_need_not_be_kept_leaves_no_trace():
+    recent = RecentAnswers()
+    with recent.executing(b"1") as execution:
+        execution.answer, execution.kept = b"answer", False
+    assert recent.find(b"1") is None
+    assert not len(recent)
+
+
+async def test_who_repeats_a_request_waits_for_its_execution(nursery):
+    recent = RecentAnswers()
+    with recent.executing(b"1") as execution:
+        assert recent.busy
+        nursery.start_soon(execution.ended)
+        await trio.lowlevel.checkpoint()
+        execution.answer = b"answer"
+    await execution.ended()
+    assert not recent.busy
 
 
 def test_answers_are_forgotten_after_their_time():
@@ -62,7 +84,7 @@ def test_an_answer_that_had_to_go_leaves_its_id():
     execute(recent, b"1", b"12345678")
     execute(recent, b"2", b"12345678")
     assert recent.find(b"1").answer is None
-    assert recent.find(b"1").done.is_set()
+    assert recent.find(b"1").done
     assert recent.find(b"2").answer == b"12345678"
 
 
