@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
-
-import trio
 
 from syndb_hub.auth.principal import Right
 from syndb_hub.auth.tokens import DEFAULT_LIFETIME, IssuedToken, TokenService
-from syndb_hub.store.database import Store
+from syndb_hub.store.once import once
 from syndb_hub.store.tokens import TokenRecord
-
-T = TypeVar("T")
 
 
 def create_token(
@@ -24,25 +19,14 @@ def create_token(
     lifetime: timedelta = DEFAULT_LIFETIME,
 ) -> IssuedToken:
     """Make a token in the store at ``store_path``; errors as in :meth:`TokenService.create`."""
-    return _with_service(store_path, lambda tokens: tokens.create(name, rights, lifetime))
+    return once(store_path, lambda store: TokenService(store).create(name, rights, lifetime))
 
 
 def list_tokens(store_path: Path) -> list[TokenRecord]:
     """All tokens in the store at ``store_path``, newest first."""
-    return _with_service(store_path, TokenService.list)
+    return once(store_path, lambda store: TokenService(store).list())
 
 
 def revoke_token(store_path: Path, name_or_id: str) -> None:
     """End a token in the store at ``store_path``; a running hub refuses it from its next request on."""
-    _with_service(store_path, lambda tokens: tokens.revoke(name_or_id))
-
-
-def _with_service(store_path: Path, work: Callable[[TokenService], Awaitable[T]]) -> T:
-    async def main() -> T:
-        store = await Store.open(store_path)
-        try:
-            return await work(TokenService(store))
-        finally:
-            await store.close()
-
-    return trio.run(main)
+    once(store_path, lambda store: TokenService(store).revoke(name_or_id))

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from actors.remote.identity import Identity
 from syndb_common.settings import load
-from syndb_hub.main import app
 from syndb_hub.settings import HubSettings
 
-
-@pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SYNDB_HUB_CONFIG", "SYNDB_DATA_DIR", "FEDERATION_PASSWORD", "SYNDB_HTTP_PORT"):
-        monkeypatch.delenv(name, raising=False)
+Command = Callable[..., Result]
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    path = tmp_path / "etc" / "hub.toml"
-    assert syndb_hub("init", "--config", str(path)).exit_code == 0
-    return path
-
-
-def syndb_hub(*words: str) -> Result:
-    return CliRunner().invoke(app, words)
-
-
-def test_init_makes_a_strong_password_a_key_and_a_file_for_the_owner_only(config: Path) -> None:
+def test_init_makes_a_strong_password_a_key_and_a_file_for_the_owner_only(syndb_hub: Command, config: Path) -> None:
     settings = load(HubSettings, config, {})
     assert len(settings.federation.password.get_secret_value()) >= 40
     assert stat.S_IMODE(config.stat().st_mode) == 0o600
@@ -39,7 +24,7 @@ def test_init_makes_a_strong_password_a_key_and_a_file_for_the_owner_only(config
     assert syndb_hub("check-config", "--config", str(config)).exit_code == 0
 
 
-def test_two_hubs_have_different_passwords_and_keys(config: Path, tmp_path: Path) -> None:
+def test_two_hubs_have_different_passwords_and_keys(syndb_hub: Command, config: Path, tmp_path: Path) -> None:
     other = tmp_path / "other" / "hub.toml"
     syndb_hub("init", "--config", str(other))
     passwords = {load(HubSettings, path, {}).federation.password.get_secret_value() for path in (config, other)}
@@ -47,7 +32,7 @@ def test_two_hubs_have_different_passwords_and_keys(config: Path, tmp_path: Path
     assert (len(passwords), len(ids)) == (2, 2)
 
 
-def test_init_says_the_peer_id_and_never_the_password(tmp_path: Path) -> None:
+def test_init_says_the_peer_id_and_never_the_password(syndb_hub: Command, tmp_path: Path) -> None:
     path = tmp_path / "hub.toml"
     done = syndb_hub("init", "--config", str(path), "--data-dir", str(tmp_path / "data"))
     peer_id = Identity.load(tmp_path / "data" / "identity.key").peer_id
@@ -56,7 +41,7 @@ def test_init_says_the_peer_id_and_never_the_password(tmp_path: Path) -> None:
     assert syndb_hub("id", "--config", str(path)).stdout.strip() == peer_id
 
 
-def test_init_does_not_replace_a_password_that_nodes_know_unless_told_to(config: Path) -> None:
+def test_init_does_not_replace_a_password_that_nodes_know_unless_told_to(syndb_hub: Command, config: Path) -> None:
     before = config.read_text()
     assert syndb_hub("init", "--config", str(config)).exit_code == 6
     assert config.read_text() == before
@@ -67,7 +52,9 @@ def test_init_does_not_replace_a_password_that_nodes_know_unless_told_to(config:
 
 
 @pytest.mark.parametrize("command", [["check-config"], ["id"], ["run"], ["token", "list"]])
-def test_a_wrong_configuration_is_a_line_and_exit_code_2(tmp_path: Path, command: list[str]) -> None:
+def test_a_wrong_configuration_is_a_line_and_exit_code_2(
+    syndb_hub: Command, tmp_path: Path, command: list[str]
+) -> None:
     path = tmp_path / "hub.toml"
     for content in (None, "data_dir = 3", "data_dir = '/x'\n[federation]\npassword = ''"):
         if content is not None:
@@ -78,7 +65,7 @@ def test_a_wrong_configuration_is_a_line_and_exit_code_2(tmp_path: Path, command
         assert "Traceback" not in done.output
 
 
-def test_a_token_is_shown_once_listed_without_its_secret_and_revoked(config: Path) -> None:
+def test_a_token_is_shown_once_listed_without_its_secret_and_revoked(syndb_hub: Command, config: Path) -> None:
     where = ["--config", str(config)]
     made = syndb_hub("token", "create", *where, "--name", "laptop", "--days", "7")
     token = made.stdout.strip()
@@ -90,7 +77,7 @@ def test_a_token_is_shown_once_listed_without_its_secret_and_revoked(config: Pat
     assert "revoked" in syndb_hub("token", "list", *where).stdout
 
 
-def test_a_tokens_name_is_taken_until_it_is_replaced(config: Path) -> None:
+def test_a_tokens_name_is_taken_until_it_is_replaced(syndb_hub: Command, config: Path) -> None:
     create = ["token", "create", "--config", str(config), "--name", "laptop"]
     first = syndb_hub(*create).stdout
     assert syndb_hub(*create).exit_code == 6
@@ -98,13 +85,13 @@ def test_a_tokens_name_is_taken_until_it_is_replaced(config: Path) -> None:
     assert (second.exit_code, second.stdout != first) == (0, True)
 
 
-def test_revoking_what_does_not_exist_is_said(config: Path) -> None:
+def test_revoking_what_does_not_exist_is_said(syndb_hub: Command, config: Path) -> None:
     done = syndb_hub("token", "revoke", "nobody", "--config", str(config))
     assert done.exit_code == 5
     assert "nobody" in done.stderr
 
 
-def test_the_store_with_the_tokens_is_the_owners_only(config: Path) -> None:
+def test_the_store_with_the_tokens_is_the_owners_only(syndb_hub: Command, config: Path) -> None:
     syndb_hub("token", "create", "--config", str(config), "--name", "laptop")
     store = load(HubSettings, config, {}).data_dir / "hub.sqlite"
     assert stat.S_IMODE(store.parent.stat().st_mode) == 0o700
@@ -115,17 +102,35 @@ def test_the_store_with_the_tokens_is_the_owners_only(config: Path) -> None:
     [((), "query,federation"), (("--scope", "*"), "*"), (("--scope", "query", "--scope", "admin"), "query,admin")],
 )
 def test_a_token_gets_the_rights_that_were_named_and_few_by_default(
-    config: Path, words: tuple[str, ...], rights: str
+    syndb_hub: Command, config: Path, words: tuple[str, ...], rights: str
 ) -> None:
     syndb_hub("token", "create", "--config", str(config), "--name", "laptop", *words)
     listed = syndb_hub("token", "list", "--config", str(config)).stdout.split()
     assert set(listed[2].split(",")) == set(rights.split(","))
 
 
-def test_init_makes_the_key_that_the_daemon_will_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_init_makes_the_key_that_the_daemon_will_use(
+    syndb_hub: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SYNDB_DATA_DIR", str(tmp_path / "state"))
     path = tmp_path / "hub.toml"
     done = syndb_hub("init", "--config", str(path))
     assert syndb_hub("id", "--config", str(path)).stdout.strip() in done.output
     monkeypatch.delenv("SYNDB_DATA_DIR")
     assert load(HubSettings, path).data_dir == tmp_path / "state"
+
+
+def test_a_key_that_others_can_read_is_found_before_the_hub_starts(syndb_hub: Command, config: Path) -> None:
+    key = load(HubSettings, config, {}).data_dir / "identity.key"
+    key.chmod(0o644)
+    done = syndb_hub("check-config", "--config", str(config))
+    assert done.exit_code == 2
+    assert f"chmod 600 {key}" in done.stderr
+
+
+def test_checking_makes_no_key(syndb_hub: Command, config: Path) -> None:
+    key = load(HubSettings, config, {}).data_dir / "identity.key"
+    key.unlink()
+    done = syndb_hub("check-config", "--config", str(config))
+    assert (done.exit_code, key.exists()) == (0, False)
+    assert "there is no key" in done.stderr
