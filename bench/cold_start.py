@@ -80,7 +80,7 @@ def memory(pid: int) -> dict[str, float]:
     """Memory in MB of a daemon and the processes below it: ``Pss`` shares common pages, ``Rss`` counts them in each."""
     total = {"Pss": 0.0, "Rss": 0.0}
     for member in (pid, *_below(pid)):
-        for line in Path(f"/proc/{member}/smaps_rollup").read_text().splitlines():
+        for line in _read(Path(f"/proc/{member}/smaps_rollup")).splitlines():
             name, _, value = line.partition(":")
             if name in total:
                 total[name] += int(value.split()[0]) * 1024 / MB
@@ -100,6 +100,14 @@ def _pid(federation: LocalFederation, name: str) -> int:
 
 def _below(pid: int) -> Iterable[int]:
     for task in os.listdir(f"/proc/{pid}/task"):
-        for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
+        for child in _read(Path(f"/proc/{pid}/task/{task}/children")).split():
             yield int(child)
             yield from _below(int(child))
+
+
+def _read(path: Path) -> str:
+    """What a file of ``/proc`` says; nothing when its process or thread has ended meanwhile."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

@@ -15,6 +15,7 @@ from importlib import resources
 
 import pyarrow as pa
 import sqlglot
+import structlog
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
@@ -22,6 +23,8 @@ from syndb_common.engine.interface import Engine
 from syndb_common.errors import Conflict, DataError, UnknownName
 from syndb_common.messages import SchemaMigration
 from syndb_common.tables.model import DATABASE
+
+log = structlog.get_logger(__name__)
 
 _ENGINES = frozenset({"MergeTree", "ReplacingMergeTree", "SummingMergeTree", "AggregatingMergeTree"})
 _SETTINGS = frozenset(
@@ -186,3 +189,4 @@ async def _run(engine: Engine, migration: SchemaMigration, statements: Sequence[
         await engine.execute(statement)
     row = {"version": migration.version, "name": migration.name, "applied_at": datetime.now(UTC)}
     await engine.insert("schema_migrations", pa.Table.from_pylist([row], schema=_RECORD))
+    log.debug("migration applied", version=migration.version, name=migration.name)
