@@ -89,14 +89,13 @@ async def survey(store: Store, settings: HubSettings, hub_peer_id: str) -> Surve
     """Who joined with what."""
     keys = await keyring(settings.federation, hub_peer_id)
     invitations = {invitation.key_id for invitation in await Invitations(store).all()}
-    current, invited, other = [], [], []
+    names: dict[str, list[str]] = {"current": [], "invited": [], "other": []}
     for record in await Clusters(store).load():
         if record.standing is Standing.ACTIVE:
-            kind = (
-                current if record.key_id == key_id(keys.current) else invited if record.key_id in invitations else other
-            )
-            kind.append(record.name)
-    return Survey(tuple(current), tuple(invited), tuple(other))
+            current = record.key_id == key_id(keys.current)
+            kind = "current" if current else "invited" if record.key_id in invitations else "other"
+            names[kind].append(record.name)
+    return Survey(**{kind: tuple(found) for kind, found in names.items()})
 
 
 def _replaced(federation: Mapping[str, Any]) -> dict[str, str]:
