@@ -309,7 +309,7 @@ def _network(text: str) -> Network | None:
     if (address := _address(text)) is not None:
         return _single(address)
     try:
-        return ip_network(text)
+        return None if "%" in text else ip_network(text)
     except ValueError:
         return None
 
