@@ -77,8 +77,8 @@ MAX_REFUSED_IN_A_ROW = 5
 MAX_STRAY_ANSWERS = 8
 """Answers to earlier requests that are passed over on a stream; a peer that sends more has lost its way."""
 
-ATTEMPTS = 5
-"""How often an idempotent message is sent. With the pauses below about four seconds: a daemon restarts in less."""
+REPEAT_SECONDS = 10.0
+"""An idempotent message is begun again for so long, within its deadline: a daemon restarts in less."""
 
 FIRST_PAUSE_SECONDS = 0.25
 """Doubled after each attempt, and a random part of it on top, so that many nodes do not come back in step."""
@@ -245,7 +245,7 @@ class RpcClient:
         """Send ``message`` and wait for its reply; the work of the calling task is named along with it.
 
         An idempotent message is sent again, with the same request id, when the peer cannot be reached, is lost or has
-        no room, up to ``ATTEMPTS`` times with growing pauses. Any other is sent at most once.
+        no room: with growing pauses, for up to ``REPEAT_SECONDS``. Any other is sent at most once.
 
         Args:
             peer_id: who must answer.
@@ -396,12 +396,13 @@ def _kind(request: Request) -> type[Message]:
 
 
 def _retrying(deadline: float) -> AsyncRetrying:
-    """Repeats what was lost or had no room, unless the pause before would outlast the deadline."""
+    """Repeats what was lost or had no room, unless that would begin after the deadline."""
+    last = min(deadline, trio.current_time() + REPEAT_SECONDS)
     return AsyncRetrying(
         sleep=trio.sleep,
         retry=retry_if_exception_type((StreamEnded, PeerUnavailable, TooManyRequests)),
         wait=wait_exponential(multiplier=FIRST_PAUSE_SECONDS) + wait_random(0, FIRST_PAUSE_SECONDS),
-        stop=lambda state: state.attempt_number >= ATTEMPTS or trio.current_time() + state.upcoming_sleep >= deadline,
+        stop=lambda state: trio.current_time() + state.upcoming_sleep >= last,
         reraise=True,
     )
 
