@@ -40,8 +40,8 @@ class LocalFederation:
         running: the daemons of this federation.
         port: HTTP port of the hub; a free one by default.
         configure_addresses: whether nodes are told the hub's address or have to find it by mDNS.
-        hub: further values of ``hub.toml``, by section.
-        node: further values of every ``node.toml``, by section.
+        hub: further values of ``hub.toml``, sections as mappings.
+        node: further values of every ``node.toml``, likewise.
         places: where daemons run, by name, the hub as ``hub``; this machine unless said otherwise.
     """
 
@@ -53,8 +53,8 @@ class LocalFederation:
         *,
         port: int | None = None,
         configure_addresses: bool = True,
-        hub: Mapping[str, Mapping[str, Any]] | None = None,
-        node: Mapping[str, Mapping[str, Any]] | None = None,
+        hub: Mapping[str, Any] | None = None,
+        node: Mapping[str, Any] | None = None,
         places: Mapping[str, Place] | None = None,
     ) -> None:
         self.folder = folder
@@ -74,9 +74,7 @@ class LocalFederation:
         for name in nodes:
             self.write_node(name, next(ports), next(ports), node or {})
 
-    def write_node(
-        self, name: str, libp2p_port: int, flight_port: int, values: Mapping[str, Mapping[str, Any]]
-    ) -> Path:
+    def write_node(self, name: str, libp2p_port: int, flight_port: int, values: Mapping[str, Any]) -> Path:
         """Write the configuration of one node and return its path."""
         address = self.places[name].address
         content: dict[str, Any] = {
@@ -191,7 +189,7 @@ class LocalFederation:
             return ""
         return str(tomllib.loads(self.hub_config.read_text())["federation"]["password"])
 
-    def _write_hub(self, values: Mapping[str, Mapping[str, Any]]) -> str:
+    def _write_hub(self, values: Mapping[str, Any]) -> str:
         folder = self.folder / "hub"
         content: dict[str, Any] = {
             "data_dir": str(folder),
@@ -224,9 +222,9 @@ def listen(port: int, address: str = Place.address) -> list[str]:
     return [f"/ip4/{address}/udp/{port}/quic-v1", f"/ip4/{address}/tcp/{port}"]
 
 
-def _merged(content: dict[str, Any], values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    for section, entries in values.items():
-        content[section] = {**content.get(section, {}), **entries}
+def _merged(content: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in values.items():
+        content[key] = {**content.get(key, {}), **value} if isinstance(value, Mapping) else value
     return content
 
 
