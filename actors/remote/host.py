@@ -180,6 +180,11 @@ class Host:
         """Whether a connection is open. It may lead to a process that is gone."""
         return self._connection(_peer(peer_id)) is not None
 
+    @property
+    def connected_peers(self) -> tuple[str, ...]:
+        """PeerIds to which a connection is open."""
+        return tuple(str(peer) for peer in self._swarm.connections if self._connection(peer) is not None)
+
     def observed_hosts(self, peer_id: str) -> tuple[str, ...]:
         """IP addresses from which the peer's present connections come; none for those through a relay."""
         return self._swarm.observed_hosts(_peer(peer_id))

@@ -100,12 +100,24 @@ def sign(identity: Identity, name: str, addresses: Sequence[str], *, sequence: i
         )
         encoded = msgpack.packb([payload, identity.sign(_DOMAIN + payload)])
         if len(encoded) <= MAX_RECORD_BYTES or not kept:
-            return check(key_of(name, identity.peer_id), encoded, now=issued)
+            return read(encoded, now=issued)
         kept.pop()
 
 
 def check(key: str, encoded: bytes, *, now: float | None = None) -> Record:
     """Read a record that came under ``key``, from whomever.
+
+    Raises:
+        RecordRefused: it does not count; says why.
+    """
+    record = read(encoded, now=now)
+    if record.key != key:
+        raise RecordRefused("its name and PeerId are not those of its key")
+    return record
+
+
+def read(encoded: bytes, *, now: float | None = None) -> Record:
+    """Read a record that says itself what its key is.
 
     Raises:
         RecordRefused: it does not count; says why.
@@ -126,8 +138,8 @@ def check(key: str, encoded: bytes, *, now: float | None = None) -> Record:
         expires=_number(fields["expires"]),
         encoded=encoded,
     )
-    if not _NAME.fullmatch(record.name) or not is_peer_id(record.peer_id) or record.key != key:
-        raise RecordRefused("its name and PeerId are not those of its key")
+    if not _NAME.fullmatch(record.name) or not is_peer_id(record.peer_id):
+        raise RecordRefused("no name, or no PeerId")
     if not all(_leads_to(address, record.peer_id) for address in record.addresses):
         raise RecordRefused("an address does not lead to its PeerId")
     if record.issued > moment + MAX_CLOCK_SKEW_SECONDS or record.expires - record.issued > MAX_LIFETIME_SECONDS:

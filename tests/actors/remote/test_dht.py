@@ -1,0 +1,246 @@
+"""The DHT between real hosts on loopback."""
+
+import time
+
+import pytest
+import trio
+from libp2p.kad_dht.pb.kademlia_pb2 import Message
+from libp2p.kad_dht.pb.kademlia_pb2 import Record as WireRecord
+
+from actors.remote.discovery import dht as dht_module
+from actors.remote.discovery import kademlia
+from actors.remote.discovery.dht import Dht
+from actors.remote.discovery.hub import find_hub
+from actors.remote.discovery.kademlia import RecordStore, ask, closest, get_value, put_value
+from actors.remote.discovery.records import HUB, cluster, key_of, sign
+from actors.remote.discovery.static import configured_peers
+from actors.remote.host import Host, open_host
+from actors.remote.identity import Identity
+from syndb_common.errors import PeerUnavailable
+
+LOOPBACK = "/ip4/127.0.0.1/udp/0/quic-v1"
+
+
+async def settle(condition):
+    with trio.fail_after(15):
+        while not condition():  # noqa: ASYNC110 - what goes on in the background has no event
+            await trio.sleep(0.05)
+
+
+@pytest.fixture
+def daemons(nursery):
+    """``await daemons(identity, ...)`` is a host with its part in the DHT, which runs."""
+
+    async def start(identity=None, *, listen=LOOPBACK, **settings):
+        identity = identity or Identity.generate()
+        host = Host(identity, [listen])
+        await nursery.start(host.run)
+        settings = {"name": None, "trusted": lambda _peer_id: False} | settings
+        dht = Dht(host, identity, **settings)
+        await nursery.start(dht.run)
+        return host, dht
+
+    return start
+
+
+def knows(dht, identity, name=HUB):
+    return any(record.key == key_of(name, identity.peer_id) for record in dht.records)
+
+
+async def test_a_hub_that_restarted_elsewhere_is_found_through_another_node(nursery, daemons, tmp_path):
+    hub_identity, a_identity = Identity.generate(), Identity.generate()
+
+    def hub_settings():
+        return {"name": HUB, "trusted": lambda peer: peer == a_identity.peer_id, "folder": tmp_path}
+
+    a, a_dht = await daemons(a_identity, name=cluster("a"), trusted=lambda peer: peer == hub_identity.peer_id)
+    b_host, b_dht = await daemons(bootstrap=configured_peers(a.addresses))
+    async with open_host(hub_identity, [LOOPBACK]) as hub, trio.open_nursery() as first_life:
+        former = hub.addresses
+        await first_life.start(Dht(hub, hub_identity, **hub_settings()).run)
+        await a.connect(hub.peer_id, hub.addresses, timeout=5)
+        await settle(lambda: knows(a_dht, hub_identity))
+        first_life.cancel_scope.cancel()
+    hub, hub_dht = await daemons(hub_identity, **hub_settings())
+    assert hub.addresses != former
+    assert knows(hub_dht, a_identity, cluster("a")), "the hub remembers where its members are"
+    found = await find_hub(b_host, [hub.peer_id], [b_dht.hubs([hub.peer_id])], timeout=20)
+    assert hub.addresses[0] in found.addresses
+    assert b_host.is_connected(hub.peer_id)
+
+
+async def test_a_record_of_a_stranger_is_not_kept_and_anyone_may_ask_for_one_by_name(daemons):
+    hub_identity = Identity.generate()
+    node, node_dht = await daemons(trusted=lambda peer: peer == hub_identity.peer_id)
+    stranger_identity = Identity.generate()
+    stranger, _ = await daemons(stranger_identity)
+    await stranger.connect(node.peer_id, node.addresses, timeout=5)
+    own = sign(stranger_identity, HUB, stranger.addresses, sequence=1)
+    with pytest.raises(PeerUnavailable):
+        await ask(stranger, node.peer_id, put_value(own), timeout=5)
+    hubs = sign(hub_identity, HUB, [], sequence=7)
+    await ask(stranger, node.peer_id, put_value(hubs), timeout=5)
+    assert [record.peer_id for record in node_dht.records] == [hub_identity.peer_id]
+    answer = await ask(stranger, node.peer_id, get_value(hubs.key), timeout=5)
+    assert answer.record.value == hubs.encoded
+    assert not answer.closerPeers, "where members are is not told to strangers"
+
+
+@pytest.mark.parametrize("wrong", ["forged", "older", "expired", "other key"])
+async def test_a_record_that_does_not_count_replaces_none(daemons, wrong):
+    hub_identity, other = Identity.generate(), Identity.generate()
+    node, node_dht = await daemons(trusted=lambda peer: peer in (hub_identity.peer_id, other.peer_id))
+    asking, _ = await daemons()
+    await asking.connect(node.peer_id, node.addresses, timeout=5)
+    good = sign(hub_identity, HUB, [], sequence=7)
+    await ask(asking, node.peer_id, put_value(good), timeout=5)
+    key, value = {
+        "forged": (good.key, bytes([*good.encoded[:-1], good.encoded[-1] ^ 1])),
+        "older": (good.key, sign(hub_identity, HUB, [], sequence=6).encoded),
+        "expired": (good.key, sign(hub_identity, HUB, [], sequence=8, now=time.time() - 100_000).encoded),
+        "other key": (good.key, sign(other, HUB, [], sequence=9).encoded),
+    }[wrong]
+    put = Message(type=Message.PUT_VALUE, key=key.encode(), record=WireRecord(key=key.encode(), value=value))
+    with pytest.raises(PeerUnavailable):
+        await ask(asking, node.peer_id, put, timeout=5)
+    assert [record.encoded for record in node_dht.records] == [good.encoded]
+
+
+async def test_a_liar_among_the_members_is_outvoted_by_the_newest_signature(daemons):
+    hub_identity = Identity.generate()
+    trusted = {"trusted": lambda peer: peer == hub_identity.peer_id}
+    stale, fresh = await daemons(**trusted), await daemons(**trusted)
+    old = sign(hub_identity, HUB, [], sequence=1)
+    new = sign(hub_identity, HUB, [f"/ip4/192.0.2.1/tcp/1/p2p/{hub_identity.peer_id}"], sequence=2)
+    stale[1]._keep(old)
+    fresh[1]._keep(new)
+    _, asking = await daemons(bootstrap=configured_peers([*stale[0].addresses, *fresh[0].addresses]), **trusted)
+    asking._keep(old)
+    seen = []
+    assert await asking.lookup(HUB, hub_identity.peer_id, found=seen.append) == new
+    assert seen[0] == old
+    assert seen[-1] == new
+    assert [record.encoded for record in asking.records] == [new.encoded]
+
+
+async def test_members_that_are_gone_do_not_hold_up_a_lookup(daemons, free_port):
+    hub_identity = Identity.generate()
+    trusted = {"trusted": lambda peer: peer == hub_identity.peer_id}
+    member, member_dht = await daemons(**trusted)
+    member_dht._keep(sign(hub_identity, HUB, [], sequence=1))
+    gone = [f"/ip4/127.0.0.1/udp/{free_port}/quic-v1/p2p/{Identity.generate().peer_id}" for _ in range(3)]
+    _, asking = await daemons(bootstrap=configured_peers([*gone, *member.addresses]), **trusted)
+    news = trio.Event()
+    with trio.fail_after(3):
+        async with trio.open_nursery() as looking:
+
+            async def look():
+                await asking.lookup(HUB, hub_identity.peer_id, found=lambda _record: news.set())
+
+            looking.start_soon(look)
+            await news.wait()
+            looking.cancel_scope.cancel()
+
+
+async def test_only_addresses_that_may_be_dialled_are_dialled_and_not_too_often(daemons, monkeypatch):
+    hub_identity, members = Identity.generate(), [Identity.generate() for _ in range(4)]
+    traps = [await daemons(identity) for identity in members]
+    asked = []
+
+    def may_dial(peer_id, address):
+        asked.append(address)
+        return peer_id != members[0].peer_id
+
+    monkeypatch.setattr(dht_module, "DIALS_A_MINUTE", 2)
+    hub, hub_dht = await daemons(
+        hub_identity, trusted=lambda peer: peer in {member.peer_id for member in members}, may_dial=may_dial
+    )
+    for identity, (host, _) in zip(members, traps, strict=True):
+        hub_dht._keep(sign(identity, cluster("m"), host.addresses, sequence=1))
+    await hub_dht.lookup(HUB, Identity.generate().peer_id, timeout=5)
+    assert set(asked) >= set(traps[0][0].addresses)
+    assert not hub.is_connected(members[0].peer_id)
+    assert sum(hub.is_connected(member.peer_id) for member in members) == 2
+
+
+async def test_a_node_is_found_under_its_name_and_a_new_address_is_told_at_once(daemons):
+    node_identity, hub_identity = Identity.generate(), Identity.generate()
+    node, _ = await daemons(node_identity, name=cluster("berlin"), trusted=lambda peer: peer == hub_identity.peer_id)
+    hub, hub_dht = await daemons(hub_identity, name=HUB, trusted=lambda peer: peer == node_identity.peer_id)
+    await node.connect(hub.peer_id, hub.addresses, timeout=5)
+    await settle(lambda: knows(hub_dht, node_identity, cluster("berlin")))
+    first = await hub_dht.lookup(cluster("berlin"), node.peer_id)
+    assert first.addresses == node.addresses
+    node.circuit_addresses = (f"/ip4/192.0.2.1/tcp/1/p2p/{Identity.generate().peer_id}/p2p-circuit/p2p/{node.peer_id}",)
+    await settle(lambda: hub_dht._store.get(first.key).addresses == node.addresses)
+    assert hub_dht._store.get(first.key).sequence > first.sequence
+
+
+async def test_a_hub_hands_the_records_of_its_members_on_to_each_other(daemons):
+    members, hub_identity = [Identity.generate(), Identity.generate()], Identity.generate()
+    is_hub = {
+        "trusted": lambda peer: peer == hub_identity.peer_id,
+        "vouches": lambda peer: peer == hub_identity.peer_id,
+    }
+    hub, _ = await daemons(hub_identity, name=HUB, trusted=lambda peer: peer in {m.peer_id for m in members})
+    nodes = [await daemons(identity, name=cluster(f"n{n}"), **is_hub) for n, identity in enumerate(members)]
+    for host, _ in nodes:
+        await host.connect(hub.peer_id, hub.addresses, timeout=5)
+    await settle(
+        lambda: knows(nodes[0][1], members[1], cluster("n1")) and knows(nodes[1][1], members[0], cluster("n0"))
+    )
+
+
+async def test_malformed_requests_cost_their_own_stream(daemons):
+    node, _ = await daemons()
+    asking, _ = await daemons()
+    await asking.connect(node.peer_id, node.addresses, timeout=5)
+    for question in (
+        Message(type=Message.PUT_VALUE),
+        Message(type=Message.PUT_VALUE, key=b"\xff" * 100, record=WireRecord(value=b"\x00" * 100)),
+        Message(type=Message.ADD_PROVIDER, key=b"k"),
+        Message(type=Message.GET_PROVIDERS, key=b"k"),
+        Message(type=Message.GET_VALUE, key=b"k" * 10_000),
+    ):
+        with pytest.raises(PeerUnavailable):
+            await ask(asking, node.peer_id, question, timeout=5)
+    stream = await asking.open_raw_stream(node.peer_id, kademlia.PROTOCOL, timeout=5)
+    await stream.write(b"\xff" * 100)
+    assert (await ask(asking, node.peer_id, Message(type=Message.PING), timeout=5)).type == Message.PING
+    assert not node.counters["handler_failures"]
+
+
+def test_a_store_is_bounded_in_all_and_per_peer(monkeypatch):
+    monkeypatch.setattr(kademlia, "MAX_RECORDS", 10)
+    store, one = RecordStore(), Identity.generate()
+    for number in range(30):
+        assert store.put(sign(one, cluster(f"n{number}"), [], sequence=number))
+    assert sorted(record.sequence for record in store.all()) == [26, 27, 28, 29]
+    kept = [store.put(sign(Identity.generate(), HUB, [], sequence=1)) for _ in range(30)]
+    assert sum(kept) == 6
+    assert len(store) == 10
+    assert store.put(sign(one, cluster("n29"), [], sequence=99)), "a known key is renewed also when the store is full"
+
+
+def test_an_expired_record_is_as_good_as_absent():
+    now = [time.time()]
+    store, record = RecordStore(lambda: now[0]), sign(Identity.generate(), HUB, [], sequence=1)
+    store.put(record)
+    assert store.get(record.key) == record
+    now[0] += 25 * 3600
+    assert store.get(record.key) is None
+    assert not store.all()
+
+
+def test_the_closest_are_those_of_the_smallest_exclusive_or():
+    peers = [Identity.generate().peer_id for _ in range(50)]
+    near = closest(b"key", [*peers, *peers], 10)
+    assert len(near) == len(set(near)) == 10
+    rest = [kademlia.distance(b"key", peer) for peer in peers if peer not in near]
+    assert max(kademlia.distance(b"key", peer) for peer in near) < min(rest)
+
+
+async def test_damaged_files_of_a_former_life_are_left_behind(daemons, tmp_path):
+    tmp_path.joinpath("records").write_bytes(b"\xc1nonsense")
+    _, dht = await daemons(folder=tmp_path)
+    assert not dht.records
