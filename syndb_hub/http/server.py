@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from dataclasses import dataclass
 from typing import cast
 
 import hypercorn.trio
@@ -16,7 +15,7 @@ from starlette.types import ASGIApp
 from syndb_common.errors import ConfigError
 
 GRACE_SECONDS = 5.0
-"""How long requests in flight may take to end when the server stops."""
+"""How long requests in flight may take to end when the server stops: half of what a daemon has for its whole end."""
 
 STALL_SECONDS = 60.0
 """A client that takes nothing of its answer for so long is disconnected by the kernel.
@@ -34,11 +33,10 @@ async def serve(
     host: str,
     port: int,
     *,
-    shutdown: trio.Event | None = None,
     stall_seconds: float = STALL_SECONDS,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until ``shutdown`` is set, then let requests in flight end; cancelling ends them at once.
+    """Serve until cancelled; then no more requests are taken, and those in flight have :data:`GRACE_SECONDS` to end.
 
     ``task_status`` receives the base URL, with the port that was chosen when ``port`` is 0.
 
@@ -54,21 +52,22 @@ async def serve(
     config.keep_alive_timeout = KEEP_ALIVE_SECONDS
     config.include_server_header = False
     config.errorlog = logging.getLogger("syndb_hub.http.server")
-    trigger = (trio.Event() if shutdown is None else shutdown).wait
-    listening = _Listening(task_status, f"http://{shown}:{address[1]}")
-    framework = cast("hypercorn.typing.ASGIFramework", app)
-    await hypercorn.trio.serve(framework, config, shutdown_trigger=trigger, mode="asgi", task_status=listening)
+    stop = trio.Event()
 
+    async def run(task_status: trio.TaskStatus[list[str]]) -> None:
+        framework = cast("hypercorn.typing.ASGIFramework", app)
+        with trio.CancelScope(shield=True):
+            await hypercorn.trio.serve(
+                framework, config, shutdown_trigger=stop.wait, mode="asgi", task_status=task_status
+            )
 
-@dataclass(frozen=True, slots=True)
-class _Listening:
-    """Passes on that the server has started, with the URL instead of hypercorn's names of its sockets."""
-
-    outer: trio.TaskStatus[str]
-    url: str
-
-    def started(self, value: list[str] | None = None) -> None:
-        self.outer.started(self.url)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run)
+        task_status.started(f"http://{shown}:{address[1]}")
+        try:
+            await trio.sleep_forever()
+        finally:
+            stop.set()
 
 
 def _listen(host: str, port: int, stall_seconds: float) -> socket.socket:

@@ -34,7 +34,8 @@ async def test_an_address_that_is_not_ours_is_a_clear_error():
 
 
 async def test_a_request_in_flight_ends_before_the_server_does(nursery):
-    began, proceed, shutdown, stopped = trio.Event(), trio.Event(), trio.Event(), trio.Event()
+    began, proceed, stopped = trio.Event(), trio.Event(), trio.Event()
+    scope = trio.CancelScope()
 
     async def slow(request):
         began.set()
@@ -42,7 +43,8 @@ async def test_a_request_in_flight_ends_before_the_server_does(nursery):
         return PlainTextResponse("done")
 
     async def run(task_status):
-        await serve(Starlette(routes=[Route("/", slow)]), "127.0.0.1", 0, shutdown=shutdown, task_status=task_status)
+        with scope:
+            await serve(Starlette(routes=[Route("/", slow)]), "127.0.0.1", 0, task_status=task_status)
         stopped.set()
 
     url = await nursery.start(run)
@@ -50,7 +52,7 @@ async def test_a_request_in_flight_ends_before_the_server_does(nursery):
     stream = await trio.open_tcp_stream(host, int(port))
     await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     await began.wait()
-    shutdown.set()
+    scope.cancel()
     await trio.testing.wait_all_tasks_blocked()
     assert not stopped.is_set()
     proceed.set()
@@ -61,6 +63,33 @@ async def test_a_request_in_flight_ends_before_the_server_does(nursery):
         await stopped.wait()
     with pytest.raises(OSError, match="connect"):
         await trio.open_tcp_stream(host, int(port))
+
+
+async def test_a_request_without_end_does_not_keep_the_server(nursery, monkeypatch):
+    monkeypatch.setattr("syndb_hub.http.server.GRACE_SECONDS", 0.1)
+    began, scope = trio.Event(), trio.CancelScope()
+
+    async def endless(request):
+        began.set()
+        await trio.sleep_forever()
+
+    async def run(task_status):
+        with scope:
+            await serve(Starlette(routes=[Route("/", endless)]), "127.0.0.1", 0, task_status=task_status)
+
+    async with trio.open_nursery() as inner:
+        url = await inner.start(run)
+        host, port = url.removeprefix("http://").split(":")
+        stream = await trio.open_tcp_stream(host, int(port))
+        await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await began.wait()
+        scope.cancel()
+        with trio.fail_after(20):
+            with contextlib.suppress(trio.BrokenResourceError):
+                while await stream.receive_some():
+                    pass
+            inner.cancel_scope.deadline = trio.current_time() + 20
+    assert not inner.cancel_scope.cancelled_caught
 
 
 async def test_ipv6_is_served(nursery):
