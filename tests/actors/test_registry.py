@@ -2,138 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 import trio
 from structlog.testing import capture_logs
 
 from actors import joins
-from actors.admission import Keyring
-from actors.directory import Directory, Health
+from actors.directory import Health
 from actors.health import HealthObserved, Watch
 from actors.joins import FAILED_PROOFS, JOIN_SECONDS, PENDING_JOINS
-from actors.registry import Registry
 from actors.registry_messages import Deactivate
 from actors.remote.policy import RateLimit
-from actors.remote.proof import Transcript, generate_nonce, hub_proof, node_proof, verify
-from actors.runtime import ActorCrashed, ChildSpec, Supervisor, Tree, run_tree
-from actors.runtime.testing import Faults, next_event
+from actors.remote.proof import generate_nonce, hub_proof, verify
+from actors.runtime import ActorCrashed
+from actors.runtime.testing import next_event
 from syndb_common.errors import Conflict, InvalidRequest, JoinRefused, NotFound, SynDBError, TooManyRequests
-from syndb_common.messages import CatalogAnnouncement, JoinChallenge, JoinRequest, RegisterCluster, Registered
+from syndb_common.messages import CatalogAnnouncement, JoinChallenge, JoinRequest
 from syndb_hub.store.clusters import Clusters
-from syndb_hub.store.database import Store
-from syndb_hub.store.invitations import Invitations
-from tests.actors.federation_parts import ENDPOINTS, Inbox, published
-
-KEY, HUB_PEER_ID, SCHEMA = b"k" * 32, "12D3Hub", 7
-
-
-class ManualClock:
-    """Time that passes when a test says so."""
-
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def now(self) -> float:
-        return self.time
-
-    async def sleep(self, seconds: float) -> None:
-        self.time += seconds
-        await trio.lowlevel.checkpoint()
-
-
-@dataclass
-class Hub:
-    """A registry under a supervisor, over a real store."""
-
-    tree: Tree
-    directory: Directory
-    store: Store
-    clock: ManualClock
-    faults: Faults
-    watched: list[Any] = field(default_factory=list)
-
-    async def ask(self, message: object, sender: str | None = "12D3Worm") -> Any:
-        return await self.tree.ref("registry").ask(message, timeout=5, sender=sender)
-
-    async def records(self) -> dict[str, UUID]:
-        return {each.name: each.id for each in await Clusters(self.store).load()}
-
-
-@dataclass
-class Attempt:
-    """One node's way through both steps; replace what should be wrong."""
-
-    name: str = "worm-lab"
-    peer_id: str = "12D3Worm"
-    key: bytes = KEY
-    nonce: bytes = field(default_factory=generate_nonce)
-
-    async def challenge(self, hub: Hub) -> JoinChallenge:
-        found: JoinChallenge = await hub.ask(
-            JoinRequest(cluster_name=self.name, node_nonce=self.nonce), sender=self.peer_id
-        )
-        return found
-
-    def transcript(self, challenge: JoinChallenge) -> Transcript:
-        return Transcript(self.nonce, challenge.hub_nonce, self.peer_id, HUB_PEER_ID, self.name)
-
-    def registration(self, challenge: JoinChallenge, **facts: Any) -> RegisterCluster:
-        return RegisterCluster(
-            join_id=challenge.join_id,
-            node_proof=node_proof(self.key, self.transcript(challenge)),
-            endpoints=ENDPOINTS,
-            schema_version=3,
-            **facts,
-        )
-
-    async def join(self, hub: Hub, **facts: Any) -> Registered:
-        challenge = await self.challenge(hub)
-        found: Registered = await hub.ask(self.registration(challenge, **facts), sender=self.peer_id)
-        return found
-
-
-@pytest.fixture
-async def start_hub(nursery: trio.Nursery, tmp_path: Path) -> AsyncIterator[Callable[[], Awaitable[Hub]]]:
-    """Starts a hub on the one store of this test; starting it again is a restart of the process."""
-    stores: list[Store] = []
-
-    async def start() -> Hub:
-        store = await Store.open(tmp_path / "hub.sqlite")
-        stores.append(store)
-        directory, clock, faults, watched = Directory(), ManualClock(), Faults(), []
-        make = partial(
-            Registry,
-            directory=directory,
-            store=Clusters(store),
-            invitations=Invitations(store),
-            hub_peer_id=HUB_PEER_ID,
-            keys=lambda: Keyring(KEY),
-            schema_version=SCHEMA,
-        )
-        children = [
-            ChildSpec("registry", faults.inject(make)),
-            ChildSpec("health_monitor", lambda: Inbox(watched)),
-        ]
-        tree = await nursery.start(partial(run_tree, Supervisor("hub", children), clock=clock))
-        return Hub(tree, directory, store, clock, faults, watched)
-
-    yield start
-    nursery.cancel_scope.cancel()
-    with trio.CancelScope(shield=True):
-        for store in stores:
-            await store.close()
-
-
-@pytest.fixture
-async def hub(start_hub: Callable[[], Awaitable[Hub]]) -> Hub:
-    return await start_hub()
+from tests.actors.federation_parts import published
+from tests.actors.hub_parts import KEY, SCHEMA, Attempt, Hub, StartHub
 
 
 async def test_a_node_that_proves_the_password_is_registered_watched_and_given_the_hubs_proof(hub: Hub) -> None:
@@ -148,7 +38,7 @@ async def test_a_node_that_proves_the_password_is_registered_watched_and_given_t
     assert (known.record.institution, known.record.schema_version) == ("Institute of Worms", 3)
     assert (known.health, known.catalogue_revision) == (Health.UNKNOWN, None)
     assert await hub.records() == {"worm-lab": registered.cluster_id}
-    assert hub.watched == [Watch(registered.cluster_id)]
+    assert await hub.told() == [Watch(registered.cluster_id)]
 
 
 async def test_a_wrong_proof_registers_nothing_and_says_what_to_check(hub: Hub) -> None:
@@ -352,9 +242,7 @@ def test_strangers_cannot_push_out_a_node_that_answers_within_seconds() -> None:
     assert 2 * (200 + 40 * slowest_answer) < PENDING_JOINS  # over libp2p, and as many over HTTP
 
 
-async def test_a_hub_that_restarts_knows_its_nodes_and_what_they_were(
-    start_hub: Callable[[], Awaitable[Hub]],
-) -> None:
+async def test_a_hub_that_restarts_knows_its_nodes_and_what_they_were(start_hub: StartHub) -> None:
     before = await start_hub()
     kept = await Attempt().join(before, institution="Institute of Worms")
     gone = await Attempt(name="fly-lab", peer_id="12D3Fly").join(before)
@@ -367,7 +255,7 @@ async def test_a_hub_that_restarts_knows_its_nodes_and_what_they_were(
     assert (await Attempt().join(after)).cluster_id == kept.cluster_id
 
 
-async def test_a_hub_that_restarts_knows_what_its_nodes_held(start_hub: Callable[[], Awaitable[Hub]]) -> None:
+async def test_a_hub_that_restarts_knows_what_its_nodes_held(start_hub: StartHub) -> None:
     before = await start_hub()
     worm = await Attempt().join(before)
     fly = await Attempt(name="fly-lab", peer_id="12D3Fly").join(before)
