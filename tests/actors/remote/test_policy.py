@@ -1,8 +1,10 @@
+import contextlib
+
 import pytest
 
 from actors.remote.policy import RPC_POLICY, Policy, RateLimit, Trust
 from syndb_common.errors import Forbidden, InvalidRequest, TooManyRequests
-from syndb_common.messages import MESSAGES, CatalogAnnouncement, HealthPing, JoinRequest, Message
+from syndb_common.messages import MESSAGES, CatalogAnnouncement, HealthPing, JoinRequest, Message, RegisterCluster
 
 
 def test_every_message_has_its_trust():
@@ -83,6 +85,22 @@ def test_what_is_refused_counts_against_the_rate_of_its_sender():
 def test_many_new_peers_together_are_limited():
     limit = RateLimit(rate=1, burst=3, overall=2, clock=Clock())
     assert sum(limit.admit(f"peer {number}") for number in range(100)) == 6
+
+
+def test_a_member_that_joins_again_gets_through_a_crowd_of_strangers():
+    known = {"node": Trust.MEMBER}
+    policy = Policy(
+        lambda peer: known.get(peer, Trust.ANYONE), limit=RateLimit(rate=1, burst=3, overall=2, clock=Clock())
+    )
+    for number in range(100):
+        with contextlib.suppress(TooManyRequests):
+            policy.admit(JoinRequest, f"stranger {number}")
+    with pytest.raises(TooManyRequests):
+        policy.admit(JoinRequest, "another stranger")
+    for kind in (JoinRequest, RegisterCluster, JoinRequest):
+        policy.admit(kind, "node")
+    with pytest.raises(TooManyRequests):
+        policy.admit(JoinRequest, "node")
 
 
 def test_what_is_remembered_of_peers_is_bounded():
