@@ -125,7 +125,9 @@ class RpcServer:
             try:
                 request, kind = self._admit(frame, stream.peer_id)
                 current_work.set(request.work)
+                log.debug("asked", type=request.type, peer=stream.peer_id)
                 answer = await self._answer(request, kind, stream.peer_id)
+                log.debug("answered", type=request.type, peer=stream.peer_id)
                 refused = 0
             except _Refused as refusal:
                 answer = encode_error(refusal.request_id, refusal.error)
