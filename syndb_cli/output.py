@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -20,8 +21,6 @@ from syndb_common.errors import SynDBError
 
 screen = Console()
 notes = Console(stderr=True, highlight=False)
-
-_CONTROLS = dict.fromkeys((*range(32), *range(127, 160))) | {ord(blank): " " for blank in "\t\n\r"}
 
 _CONTROLS = dict.fromkeys((*range(32), *range(127, 160))) | {ord(blank): " " for blank in "\t\n\r"}
 
@@ -62,6 +61,26 @@ def plain(text: str) -> str:
 def note(text: str, style: str = "") -> None:
     """One line on standard error, as it is: neither markup nor control characters mean anything."""
     notes.print(Text(plain(text), style=style), soft_wrap=True)
+
+
+def quiet_logs() -> None:
+    """Let what a command uses of the daemons log errors only, and to standard error: standard output is the answer."""
+    import structlog
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+@contextlib.contextmanager
+def progress(text: str) -> Iterator[None]:
+    """Show on standard error that something takes a while; only people on a terminal see it."""
+    if not notes.is_terminal:
+        yield
+        return
+    with notes.status(Text(plain(text))):
+        yield
 
 
 @contextlib.contextmanager

@@ -21,16 +21,7 @@ from syndb_node.main import app as node_app
 
 PASSWORD = "the-secret-of-this-test"
 PEER_ID = "12D3KooWQjpHjGsyfLAaLHdBnVRCnDVyqVMEBBNbEWTjqkMYYqVx"
-INIT = ["--cluster-name", "worm-lab", "--hub-peer-id", PEER_ID, "--federation-password", PASSWORD]
-
-
-@pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where this user's node configuration is; no variable of the tester's own environment is seen."""
-    for name in ("SYNDB_NODE_CONFIG", "FEDERATION_CLUSTER_NAME", "SYNDB_FEDERATION_PASSWORD", "SYNDB_DATA_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    return tmp_path / "syndb" / "node.toml"
+INIT = ["--cluster-name", "worm-lab", "--hub-peer-id", PEER_ID, "--federation-password", PASSWORD, "--offline"]
 
 
 def syndb(*words: str, stdin: str | None = None) -> Result:
@@ -56,7 +47,7 @@ def test_init_takes_every_value_also_as_the_documents_spell_it(config: Path, tmp
         "--institution", "Institut für Würmer 🧠", "--contact_email", "a@example.org",
         "--hub_multiaddr", "/ip4/1.2.3.4/tcp/1", "--hub_multiaddr", "/ip4/5.6.7.8/tcp/1",
         "--listen_addr", "/ip4/0.0.0.0/tcp/9", "--flight_port", "1234", "--flight_advertise", "example.org:99",
-        "--share", "rows", "--data_dir", str(tmp_path / "data_here"),
+        "--share", "rows", "--data_dir", str(tmp_path / "data_here"), "--offline",
     ]  # fmt: skip
     assert syndb("init", *words).exit_code == 0
     settings = load(NodeSettings, config, {})
@@ -69,7 +60,7 @@ def test_init_takes_every_value_also_as_the_documents_spell_it(config: Path, tmp
 
 
 def test_init_asks_for_the_password_and_does_not_show_it(config: Path) -> None:
-    done = syndb("init", *INIT[:4], stdin=f"{PASSWORD}\n")
+    done = syndb("init", *INIT[:4], "--offline", stdin=f"{PASSWORD}\n")
     assert done.exit_code == 0
     assert PASSWORD not in done.output
     assert load(NodeSettings, config, {}).federation.password.get_secret_value() == PASSWORD
@@ -78,7 +69,7 @@ def test_init_asks_for_the_password_and_does_not_show_it(config: Path) -> None:
 def test_init_takes_name_and_password_from_the_environment(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDERATION_CLUSTER_NAME", "fly-lab")
     monkeypatch.setenv("SYNDB_FEDERATION_PASSWORD", PASSWORD)
-    assert syndb("init", "--hub-peer-id", PEER_ID).exit_code == 0
+    assert syndb("init", "--hub-peer-id", PEER_ID, "--offline").exit_code == 0
     assert load(NodeSettings, config, {}).cluster.name == "fly-lab"
 
 
@@ -221,13 +212,13 @@ def test_logout_removes_the_configuration_and_nothing_else(config: Path) -> None
 
 
 def test_test_says_what_is_missing_and_fails(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syndb_cli.connectivity.FIND_SECONDS", 0.5)
+    monkeypatch.setattr("syndb_cli.federation.reaching.FIND_SECONDS", 0.5)
     closed = ["--hub-multiaddr", "/ip4/127.0.0.1/tcp/1", "--data-dir", str(config.parent / "nowhere")]
     syndb("init", *INIT, *closed)
     config.write_text(config.read_text().replace("# enable_mdns = true", "enable_mdns = false"))
     done = syndb("test", "--json")
     assert done.exit_code == 10
     results = {each["name"]: each for each in json.loads(done.stdout)}
-    assert list(results) == ["configuration", "hub", "engine"]
+    assert list(results) == ["configuration", "configured addresses", "hub", "engine"]
     assert not results["hub"]["passed"]
     assert results["hub"]["cause"]

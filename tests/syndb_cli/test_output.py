@@ -7,7 +7,7 @@ import json
 import pytest
 import typer
 
-from syndb_cli.connectivity import _check
+from syndb_cli.federation.connectivity import _check
 from syndb_cli.output import errors_as_lines, note, show_table
 from syndb_common.errors import NotFound
 

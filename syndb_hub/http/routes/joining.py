@@ -7,7 +7,6 @@ handshake: see docs/protocol.md.
 from __future__ import annotations
 
 import base64
-import binascii
 from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
@@ -21,12 +20,13 @@ from syndb_hub.http.operation import Call, Operations
 operations = Operations("federation")
 
 
-def _decode(length: int, text: Any) -> bytes:
-    try:
-        value = base64.b64decode(text, validate=True) if isinstance(text, str) and len(text) <= 100 else b""
-    except binascii.Error:
-        value = b""
-    if len(value) != length:
+def _decode(length: int, value: Any) -> bytes:
+    if isinstance(value, str):
+        try:
+            value = base64.b64decode(value, validate=True) if len(value) <= 100 else b""
+        except ValueError:
+            value = b""
+    if not isinstance(value, bytes) or len(value) != length:
         raise ValueError(f"write {length} bytes as base64")
     return value
 
