@@ -23,7 +23,6 @@ answered for ``flap_hold`` without a break. Being lost for the first time since 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
@@ -175,6 +174,7 @@ def _answered(state: NodeHealth, outcome: Answered, policy: HealthPolicy, now: f
         good=good,
         trial=(state.trial or state.health is Health.UNREACHABLE) and answered < policy.healthy_after,
         reachable_since=since,
+        lost=tuple(at for at in state.lost if now - at < policy.flap_window) if state.lost else (),
         flapping=state.flapping and now - since < policy.flap_hold,
     )
     health, causes = _health(state.health, outcome, after, policy)
@@ -188,7 +188,7 @@ def _health(
     causes = outcome.definite + outcome.slow
     if after.flapping:
         causes += (
-            f"flapping: lost {len(after.lost)} times within {policy.flap_window:g} s; degraded until it has answered "
+            f"flapping: lost {policy.flap_limit} times within {policy.flap_window:g} s; degraded until it has answered "
             f"for {policy.flap_hold:g} s",
         )
     if outcome.definite or after.flapping:
@@ -214,7 +214,7 @@ def judge(report: HealthReport, latency: float, skew: float, policy: HealthPolic
     definite = []
     if report.engine not in ("ok", "busy"):
         definite.append(f"engine: {report.engine}")
-    if abs(skew) - latency / 2 > policy.max_clock_skew or math.isnan(skew):
+    if abs(skew) - latency / 2 > policy.max_clock_skew:
         definite.append(
             f"clock: {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the hub's, at most "
             f"{policy.max_clock_skew:g} s are accepted; switch on time synchronisation (NTP) at the node, "
@@ -236,7 +236,7 @@ def pause(state: NodeHealth, policy: HealthPolicy, chance: float) -> float:
     """Seconds until the next ping. ``chance``, 0 to 1, is the jitter that keeps nodes from being asked in step."""
     if state.health is Health.UNREACHABLE:
         doublings = min(max(state.failures - policy.unreachable_after, 0), 16)
-        return min(policy.retry * 2**doublings, policy.longest_pause) * (0.5 + chance / 2)
+        return min(policy.retry * 2.0**doublings, policy.longest_pause) * (0.5 + chance / 2)
     if state.failures or state.trial:
         return policy.retry * (0.5 + chance / 2)
     return policy.interval * (0.8 + chance / 5)

@@ -1,106 +1,108 @@
 """The hub's health monitor: one loop per node, so that a slow node never delays another.
 
-A ping brings the node's engine state, schema version and catalogue revision. A node behind in its schema is sent
-the migrations, a changed catalogue is fetched; what fails is tried again after a while. What was seen goes to the
-registry as :class:`HealthObserved`.
+What a node's answers mean is a table of states (:mod:`actors.health`). A node that answers and lacks something is
+helped (:mod:`actors.catch_up`): it is sent the migrations and the terms it lacks, and a catalogue that changed is read.
+What was seen goes to the registry (:mod:`actors.health_reports`).
 
-| before | fast, engine ok, schema current | slow or partly failing | failed, fewer than N in a row | N-th failure |
-|---|---|---|---|---|
-| unknown | healthy | degraded | unknown | unreachable |
-| healthy | healthy | degraded | healthy | unreachable |
-| degraded | healthy | degraded | degraded | unreachable |
-| unreachable | healthy | degraded | unreachable | unreachable |
+Pings are spread by jitter, and a bounded number is under way. Nodes that did not answer last time have places of their
+own, so that the dead, who cost their whole deadline, never delay the living.
 """
 
 from __future__ import annotations
 
+import math
+import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import ClassVar
 from uuid import UUID
 
-import structlog
 import trio
 
-from actors.directory import Cluster, Directory, Health
-from actors.health import HealthObserved, Watch
+from actors.catch_up import CatchUp, Progress, Step
+from actors.directory import Cluster, Directory
+from actors.health import (
+    Answered,
+    HealthObserved,
+    HealthPolicy,
+    Missed,
+    NodeHealth,
+    Outcome,
+    Verify,
+    Watch,
+    judge,
+    patience,
+    pause,
+    transition,
+)
+from actors.health_reports import HealthReports
 from actors.runtime import Actor, ActorError, ActorRef, handle
-from actors.schema_sync import APPLY_SECONDS, SyncCluster
-from syndb_common.errors import PeerUnavailable, SynDBError, Unavailable
-from syndb_common.messages import CatalogAnnouncement, DatasetCatalogRequest, HealthPing, HealthReport
+from syndb_common.errors import Conflict, NotFound, SynDBError
+from syndb_common.messages import HealthPing, HealthReport
 
-log = structlog.get_logger(__name__)
+PLACES = 256
+"""Pings under way at once to nodes that answered last time, and as many to those that did not."""
+HELPERS = 16
+"""Nodes helped at once: each may hold a catalogue of some megabytes in memory."""
+MANY = 1000
+"""Of so many nodes the first pings are spread over a whole interval, of fewer over less: a hub that restarts knows a
+small federation again at once."""
+REPORT_SECONDS = 5.0
+"""A node to which nothing happens is reported so often, for its latency and when it was last seen."""
+LONGEST_SKEW = 1e9
+"""Seconds; what a clock that is no clock counts as."""
+REGISTRY_SECONDS = 30.0
+"""For the registry to take a batch of observations; it writes changes to its store."""
 
-CATALOGUE_SECONDS = 10.0
-"""A catalogue fits one frame of the RPC; ten seconds suffice on the slowest line."""
 
+class _Watched:
+    """What the monitor keeps of one node.
 
-CAUSE_CHARACTERS = 300
-AGAIN_SECONDS = 30.0
-"""After a catalogue or a schema sync failed, the same is not tried again before this: mostly only a person can help."""
-
-
-@dataclass(frozen=True, slots=True)
-class HealthPolicy:
-    """When a node counts as slow or gone. Seconds.
-
-    After a failed ping the next one comes after ``retry``: a node that is gone is known to be within
-    ``unreachable_after * (timeout + retry)``.
+    Attributes:
+        wake: set to end the pause between two pings.
+        begun: checks begun; ``finished`` is the number of the last one that ended.
+        checked: set when the present check ends, if somebody waits for that.
+        ended: whether nobody looks after the node any more.
+        reported: when it was reported last.
     """
 
-    interval: float = 2.0
-    timeout: float = 2.0
-    retry: float = 0.5
-    degraded_latency: float = 1.0
-    unreachable_after: int = 3
+    __slots__ = ("begun", "checked", "ended", "finished", "observed", "progress", "reported", "state", "wake")
 
+    def __init__(self, state: NodeHealth) -> None:
+        self.state = state
+        self.wake = trio.Event()
+        self.begun = 0
+        self.finished = 0
+        self.checked: trio.Event | None = None
+        self.ended = False
+        self.observed: HealthObserved | None = None
+        self.reported = -math.inf
+        self.progress = Progress()
 
-@dataclass(slots=True)
-class _Failed:
-    """What did not work at a node, why, and when it may be tried again."""
-
-    what: int
-    cause: str
-    until: float
-
-
-def assess(
-    now: Cluster,
-    outcome: HealthReport | SynDBError,
-    latency: float,
-    *,
-    policy: HealthPolicy,
-    schema_version: int,
-    trouble: Sequence[str] = (),
-) -> HealthObserved:
-    """The state of a node after one ping: the table above as a pure function.
-
-    ``trouble`` is what else went wrong with a node that answers.
-    """
-    if isinstance(outcome, SynDBError):
-        failures = now.failures + 1
-        health = Health.UNREACHABLE if failures >= policy.unreachable_after else now.health
-        return HealthObserved(now.record.id, health, f"{failures} pings failed: {outcome.message}", failures)
-    causes = []
-    if outcome.engine != "ok":
-        causes.append(f"engine: {outcome.engine}")
-    if latency > policy.degraded_latency:
-        causes.append(f"answers take {latency:.1f} s")
-    if outcome.schema_version != schema_version:
-        causes.append(f"schema version {outcome.schema_version}, the hub has {schema_version}")
-    causes.extend(trouble)
-    health = Health.DEGRADED if causes else Health.HEALTHY
-    return HealthObserved(now.record.id, health, "; ".join(causes), 0, latency, outcome.schema_version)
+    def finish(self) -> None:
+        """A check, or the watch itself, has ended."""
+        self.finished = self.begun
+        if self.checked is not None:
+            self.checked.set()
+            self.checked = None
 
 
 class HealthMonitor(Actor):
-    """Pings every active node of the directory, tells the registry, and has the schema publisher update the node.
+    """Pings every active node of the directory and reports to the actor ``registry``.
+
+    It finds ``schema_publisher`` and ``ontology_publisher`` too, when a node lacks what they send.
 
     Args:
         directory: whom to ping.
         peer: makes the reference to a node.
+        policy: what counts as slow or gone.
+        schema_version: the hub's.
+        ontology_revision: of the hub's terms; 0 while it has none.
+        next_hub_peer_id: the key the hub will change to, told with each ping; empty for none.
     """
 
+    mailbox_size: ClassVar[int] = 4096
+    """A federation that comes back as a whole asks to be watched all at once."""
     expected = (SynDBError,)
 
     def __init__(
@@ -110,117 +112,180 @@ class HealthMonitor(Actor):
         peer: Callable[[Cluster], ActorRef],
         policy: HealthPolicy,
         schema_version: int,
+        ontology_revision: Callable[[], int] = lambda: 0,
+        next_hub_peer_id: Callable[[], str] = lambda: "",
     ) -> None:
         self._directory = directory
         self._peer = peer
         self._policy = policy
         self._schema_version = schema_version
-        self._wake: dict[UUID, trio.Event] = {}
-        self._no_catalogue: dict[UUID, _Failed] = {}
-        self._no_sync: dict[UUID, _Failed] = {}
+        self._next_hub_peer_id = next_hub_peer_id
+        self._watched: dict[UUID, _Watched] = {}
+        self._places = trio.CapacityLimiter(PLACES)
+        self._suspects = trio.CapacityLimiter(PLACES)
+        self._helpers = trio.CapacityLimiter(HELPERS)
+        self._chance = random.Random()  # noqa: S311 - jitter, not secrets
+        self._reports = HealthReports(lambda batch: self._find("registry").ask(batch, timeout=REGISTRY_SECONDS))
+        self._catch_up = CatchUp(
+            find=self._find, peer=peer, schema_version=schema_version, ontology_revision=ontology_revision
+        )
 
     async def on_start(self) -> None:
         """Watch all nodes that are known."""
-        for cluster in self._directory.clusters.values():
-            self._start(cluster.record.id)
+        self.context.start_soon(self._reports.run)
+        clusters = self._directory.clusters
+        spread = self._policy.interval * min(len(clusters) / MANY, 1.0)
+        for cluster_id in clusters:
+            self._watch(cluster_id, self._chance.random() * spread)
 
     @handle
     async def watch(self, message: Watch) -> None:
         """Begin to watch a node, or ping it at once when it is watched already."""
-        self._start(message.cluster_id)
+        self._watch(message.cluster_id).wake.set()
 
-    @property
-    def _registry(self) -> ActorRef:
-        return self.context.find("registry")
+    @handle
+    async def verify(self, message: Verify) -> HealthObserved:
+        """Ping a node now and wait until what was seen stands in the directory."""
+        cluster = self._directory.get(message.cluster_id)
+        if cluster is None:
+            raise NotFound(f"no cluster {message.cluster_id}")
+        if not cluster.record.is_active:
+            raise Conflict(
+                f"{cluster.record.name} does not take part: it is {cluster.record.standing}",
+                hint="Activate it first; one that is pending has to join before.",
+            )
+        return self.context.delegate(self._verify, self._watch(message.cluster_id))
 
-    def _start(self, cluster_id: UUID) -> None:
-        if cluster_id in self._wake:
-            self._wake[cluster_id].set()
-        else:
-            self._wake[cluster_id] = trio.Event()
-            self.context.start_soon(self._look_after, cluster_id)
+    async def _verify(self, watched: _Watched) -> HealthObserved:
+        wanted = watched.begun + 1
+        watched.wake.set()
+        while watched.finished < wanted:
+            if watched.ended:
+                raise Conflict("the node left the federation meanwhile")
+            if watched.checked is None:
+                watched.checked = trio.Event()
+            await watched.checked.wait()
+        await self._reports.delivered()
+        assert watched.observed is not None  # a check has finished
+        return watched.observed
 
-    async def _look_after(self, cluster_id: UUID) -> None:
+    def _find(self, name: str) -> ActorRef:
+        return self.context.find(name)
+
+    def _watch(self, cluster_id: UUID, delay: float = 0.0) -> _Watched:
+        watched = self._watched.get(cluster_id)
+        if watched is None:
+            known = self._directory.get(cluster_id)
+            state = NodeHealth() if known is None else NodeHealth(known.health, known.cause, known.failures)
+            watched = self._watched[cluster_id] = _Watched(state)
+            self.context.start_soon(self._look_after, cluster_id, watched, delay)
+        return watched
+
+    async def _look_after(self, cluster_id: UUID, watched: _Watched, delay: float) -> None:
         try:
-            while (cluster := self._directory.clusters.get(cluster_id)) is not None and cluster.record.is_active:
-                observed = await self._check(cluster)
-                pause = self._policy.interval if observed.failures == 0 else self._policy.retry
-                with trio.move_on_after(pause):
-                    await self._wake[cluster_id].wait()
-                self._wake[cluster_id] = trio.Event()
+            while True:
+                with trio.move_on_after(delay):
+                    await watched.wake.wait()
+                watched.wake = trio.Event()
+                cluster = self._directory.get(cluster_id)
+                if cluster is None or not cluster.record.is_active:
+                    return
+                await self._check(cluster, watched)
+                watched.finish()
+                delay = pause(watched.state, self._policy, self._chance.random())
         finally:
-            for remembered in (self._wake, self._no_catalogue, self._no_sync):
-                remembered.pop(cluster_id, None)
+            watched.ended = True
+            watched.finish()
+            self._watched.pop(cluster_id, None)
 
-    async def _check(self, cluster: Cluster) -> HealthObserved:
-        peer = self._peer(cluster)
-        began = trio.current_time()
-        outcome: HealthReport | SynDBError
-        try:
-            report: HealthReport = await peer.ask(HealthPing(clock=time.time()), timeout=self._policy.timeout)
+    async def _check(self, cluster: Cluster, watched: _Watched) -> None:
+        policy, before = self._policy, watched.state
+        answer: HealthReport | str
+        async with self._suspects if before.failures else self._places:
+            watched.begun += 1
+            sent, began = time.time(), trio.current_time()
+            ping = HealthPing(clock=sent, next_hub_peer_id=self._next_hub_peer_id())
+            try:
+                answer = await self._peer(cluster).ask(ping, timeout=patience(before, policy))
+            except SynDBError as error:
+                answer = error.message
+            except ActorError as error:
+                answer = f"the hub could not ask: {error}"
             latency = trio.current_time() - began
-            if report.engine == "ok" and report.schema_version < self._schema_version:
-                report = await self._update_schema(cluster, report)
-            outcome = report
-        except SynDBError as error:
-            outcome, latency = error, 0.0
-        except ActorError as error:
-            outcome, latency = Unavailable(f"the hub could not check it: {error}"), 0.0
-        trouble = await self._update_catalogue(cluster, peer, outcome) if isinstance(outcome, HealthReport) else []
-        observed = assess(
-            cluster, outcome, latency, policy=self._policy, schema_version=self._schema_version, trouble=trouble
+        if isinstance(answer, str):
+            self._observe(cluster, watched, Missed(answer))
+            return
+        skew = answer.clock - (sent + latency / 2)
+        skew = max(-LONGEST_SKEW, min(skew, LONGEST_SKEW)) if math.isfinite(skew) else LONGEST_SKEW
+        report = await self._with_help(cluster, watched, answer)
+        outcome = judge(report, latency, skew, policy, schema_version=self._schema_version)
+        if troubles := watched.progress.troubles:
+            outcome = Answered(outcome.definite + troubles, outcome.slow)
+        self._observe(cluster, watched, outcome, latency, skew, report)
+
+    async def _with_help(self, cluster: Cluster, watched: _Watched, report: HealthReport) -> HealthReport:
+        """Have the node helped if it lacks something, and wait a moment for it: the next ping must not wait longer."""
+        progress = watched.progress
+        lacking = self._catch_up.lacking(self._directory.get(cluster.record.id) or cluster, report)
+        if progress.due(lacking) and progress.running is None:
+            progress.running = running = trio.Event()
+            self.context.start_soon(self._help, cluster, lacking, watched)
+            with trio.move_on_after(self._policy.interval):
+                await running.wait()
+                return report.model_copy(update={"schema_version": max(progress.schema_version, report.schema_version)})
+            progress.late = True
+        return report
+
+    async def _help(self, cluster: Cluster, lacking: dict[Step, int], watched: _Watched) -> None:
+        progress = watched.progress
+        async with self._helpers:
+            await self._catch_up.help(cluster, lacking, progress)
+        if progress.running is not None:
+            progress.running.set()
+        if progress.late:
+            watched.wake.set()
+        progress.running, progress.late = None, False
+
+    def _observe(
+        self,
+        cluster: Cluster,
+        watched: _Watched,
+        outcome: Outcome,
+        latency: float | None = None,
+        skew: float | None = None,
+        report: HealthReport | None = None,
+    ) -> None:
+        state = watched.state = transition(watched.state, outcome, self._policy, trio.current_time())
+        observed = HealthObserved(
+            cluster_id=cluster.record.id,
+            health=state.health,
+            cause=state.cause,
+            failures=state.failures,
+            latency_seconds=latency,
+            schema_version=None if report is None else report.schema_version,
+            flaps=len(state.lost),
+            clock_skew_seconds=skew,
+            ontology_revision=None if report is None else report.ontology_revision,
         )
-        try:
-            await self._registry.ask(observed, timeout=self._policy.timeout)
-        except (SynDBError, ActorError) as error:
-            log.warning("observation lost", cluster=cluster.record.name, cause=str(error))
-        return observed
+        self._report(watched, observed)
 
-    async def _update_schema(self, cluster: Cluster, report: HealthReport) -> HealthReport:
-        """Have the node brought up to date. It answered, so a failure here leaves it degraded and not gone."""
-        cluster_id = cluster.record.id
-        if _too_early(self._no_sync.get(cluster_id), report.schema_version):
-            return report
-        pending = SyncCluster(cluster_id, report.schema_version)
-        try:
-            synced = await self.context.find("schema_publisher").ask(pending, timeout=APPLY_SECONDS)
-        except (SynDBError, ActorError) as error:
-            log.warning("schema not synced", cluster=cluster.record.name, cause=str(error))
-            self._no_sync[cluster_id] = _failed(report.schema_version, error)
-            return report
-        return report.model_copy(update={"schema_version": synced.schema_version})
-
-    async def _update_catalogue(self, cluster: Cluster, peer: ActorRef, report: HealthReport) -> list[str]:
-        """Fetch the catalogue if it changed; returns why it is not known."""
-        if report.engine not in ("ok", "busy"):
-            return []  # it has nothing to read it from, and says so already
-        cluster_id, revision = cluster.record.id, report.catalogue_revision
-        failed = self._no_catalogue.get(cluster_id)
-        if revision == cluster.catalogue_revision:
-            failed = None
-        elif not _too_early(failed, revision):
-            failed = await self._fetch_catalogue(cluster, peer, revision)
-        if failed is None:
-            self._no_catalogue.pop(cluster_id, None)
-            return []
-        self._no_catalogue[cluster_id] = failed
-        return [f"catalogue: {failed.cause}"]
-
-    async def _fetch_catalogue(self, cluster: Cluster, peer: ActorRef, revision: int) -> _Failed | None:
-        try:
-            announced: CatalogAnnouncement = await peer.ask(DatasetCatalogRequest(), timeout=CATALOGUE_SECONDS)
-            await self._registry.ask(announced, timeout=CATALOGUE_SECONDS, sender=cluster.record.peer_id)
-        except (SynDBError, ActorError) as error:
-            log.warning("no catalogue", cluster=cluster.record.name, cause=str(error))
-            return _failed(revision, error)
-        return None
+    def _report(self, watched: _Watched, observed: HealthObserved) -> None:
+        """Let the registry know what changed at once, and now and then what did not."""
+        watched.observed = observed
+        known, now = self._directory.get(observed.cluster_id), trio.current_time()
+        if known is None:
+            return
+        changed = known.health is not observed.health
+        if changed or now - watched.reported >= REPORT_SECONDS or _differs(known, observed):
+            watched.reported = now
+            self._reports.add(observed, urgent=changed)
 
 
-def _failed(what: int, error: Exception) -> _Failed:
-    # A node lost on the way is pinged anyway; what it misses is tried again as soon as it answers.
-    pause = 0.0 if isinstance(error, PeerUnavailable) else AGAIN_SECONDS
-    return _Failed(what, str(error)[:CAUSE_CHARACTERS], trio.current_time() + pause)
-
-
-def _too_early(failed: _Failed | None, what: int) -> bool:
-    return failed is not None and failed.what == what and trio.current_time() < failed.until
+def _differs(known: Cluster, observed: HealthObserved) -> bool:
+    return (
+        known.cause != observed.cause
+        or known.failures != observed.failures
+        or known.flaps != observed.flaps
+        or observed.schema_version not in (None, known.record.schema_version)
+        or observed.ontology_revision not in (None, known.ontology_revision)
+    )

@@ -13,6 +13,7 @@ from uuid import UUID
 import structlog
 
 from actors.directory import Cluster, Directory
+from actors.paging import in_pages
 from actors.runtime import Actor, ActorRef, handle
 from syndb_common.engine.interface import Engine
 from syndb_common.errors import NotFound, SynDBError
@@ -23,11 +24,17 @@ log = structlog.get_logger(__name__)
 
 APPLY_SECONDS = 30.0
 """DDL on empty tables takes milliseconds; half a minute covers a node whose disk is busy."""
+SYNC_SECONDS = 120.0
+"""For all messages of one sync: the migrations of many years fit into a few."""
 
 
 @dataclass(frozen=True, slots=True)
 class SyncCluster:
-    """Bring this node to the hub's schema; it has the migrations up to ``since``."""
+    """Bring this node to the hub's schema; it has the migrations up to ``since``.
+
+    Answered with a :class:`SchemaReport`: all that was applied, or with ``dry_run`` would be. A node ahead of the hub
+    answers with its own, higher version.
+    """
 
     cluster_id: UUID
     since: int = 0
@@ -46,25 +53,35 @@ class SchemaPublisher(Actor):
     @handle
     async def sync(self, message: SyncCluster) -> SchemaReport:
         """Send one node what it lacks. Nodes are served side by side."""
-        cluster = self._directory.clusters.get(message.cluster_id)
+        cluster = self._directory.get(message.cluster_id)
         if cluster is None:
             raise NotFound("no such node")
         return self.context.delegate(self._send, cluster, message)
 
     async def _send(self, cluster: Cluster, message: SyncCluster) -> SchemaReport:
-        pending = SchemaSync(migrations=schema.migrations(since=message.since), dry_run=message.dry_run)
-        report: SchemaReport = await self._peer(cluster).ask(pending, timeout=APPLY_SECONDS)
-        log.info("schema synced", cluster=cluster.record.name, version=report.schema_version, applied=report.applied)
-        return report
+        peer = self._peer(cluster)
+        applied: list[int] = []
+        for page in in_pages(schema.migrations(since=message.since)):
+            pending = SchemaSync(migrations=page, dry_run=message.dry_run)
+            report: SchemaReport = await peer.ask(pending, timeout=APPLY_SECONDS)
+            applied += report.applied
+        log.info("schema synced", cluster=cluster.record.name, version=report.schema_version, applied=applied)
+        return SchemaReport(schema_version=report.schema_version, applied=tuple(applied))
 
 
 class SchemaKeeper(Actor):
-    """The node's end: applies what the hub sends, one message at a time."""
+    """The node's end: applies what the hub sends, one message at a time.
+
+    Args:
+        engine: whose tables they concern.
+        changed: told when migrations were applied.
+    """
 
     expected = (SynDBError,)
 
-    def __init__(self, *, engine: Engine) -> None:
+    def __init__(self, *, engine: Engine, changed: Callable[[], None] = lambda: None) -> None:
         self._engine = engine
+        self._changed = changed
 
     @handle
     async def apply(self, message: SchemaSync) -> SchemaReport:
@@ -76,4 +93,5 @@ class SchemaKeeper(Actor):
         current, applied = await schema.apply(self._engine, message.migrations)
         if applied:
             log.info("schema migrated", version=current, applied=applied)
+            self._changed()
         return SchemaReport(schema_version=current, applied=tuple(applied))

@@ -14,6 +14,7 @@ from actors.admission import Invitation
 from actors.cluster_store import Transition
 from actors.directory import Cluster, ClusterRecord
 from actors.runtime import Actor, ActorRef, handle
+from syndb_common.errors import DeadlineExceeded
 from syndb_common.messages import CatalogAnnouncement, Endpoints
 from syndb_common.tables.identity import dataset_id
 from syndb_common.tables.versions import DatasetMetadata, PublishedVersion
@@ -59,8 +60,10 @@ class Peer(ActorRef):
     async def ask(self, message: Any, *, timeout: float, sender: object = None) -> Any:  # noqa: ASYNC109
         self.asked.append(message)
         await trio.lowlevel.checkpoint()
-        answer = self.answers[type(message)](message)
-        return await answer if isinstance(answer, Awaitable) else answer
+        with trio.move_on_after(timeout):
+            answer = self.answers[type(message)](message)
+            return await answer if isinstance(answer, Awaitable) else answer
+        raise DeadlineExceeded(f"{self.name} did not answer in time")
 
     def tell(self, message: Any, *, sender: object = None) -> None:
         raise AssertionError("peers are asked")

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from actors.admission import Keyring
+from actors.catch_up import AGAIN_SECONDS
 from actors.directory import Cluster, Directory, Health
-from actors.health_monitor import AGAIN_SECONDS, HealthMonitor, HealthPolicy, Watch, assess
+from actors.health import HealthObserved, HealthPolicy, Verify, Watch
+from actors.health_monitor import PLACES, HealthMonitor
+from actors.ontology_sync import SyncTerms
 from actors.registry import Registry
 from actors.registry_messages import Deactivate
 from actors.runtime import ActorRef, ChildSpec, Supervisor, Tree, run_tree
 from actors.schema_sync import SchemaPublisher
-from syndb_common.errors import DataError, LimitExceeded, PeerUnavailable, SynDBError
+from syndb_common.errors import Conflict, DataError, LimitExceeded, NotFound, PeerUnavailable
 from syndb_common.messages import (
     CatalogAnnouncement,
     DatasetCatalogRequest,
@@ -28,11 +33,13 @@ from syndb_common.messages import (
     SchemaSync,
 )
 from syndb_common.tables import schema
-from tests.actors.federation_parts import MemoryInvitations, MemoryStore, Peer, cluster, published
+from tests.actors.federation_parts import Inbox, MemoryInvitations, MemoryStore, Peer, cluster, published
 
 POLICY = HealthPolicy()
 SCHEMA = schema.CURRENT
+LIMIT = POLICY.unreachable_after
 GONE = PeerUnavailable("cannot be reached")
+NEXT_HUB = "12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5"
 
 
 def report(**facts: Any) -> HealthReport:
@@ -42,48 +49,12 @@ def report(**facts: Any) -> HealthReport:
             "engine": "ok",
             "load": 0,
             "catalogue_revision": 1,
-            "clock": 0.0,
+            "clock": time.time(),
             "uptime_seconds": 1.0,
             "software": "test",
             **facts,
         }
     )
-
-
-FAST, SLOW, LIMIT = 0.01, POLICY.degraded_latency + 0.1, POLICY.unreachable_after
-
-
-@pytest.mark.parametrize("before", Health)
-@pytest.mark.parametrize(
-    ("outcome", "latency", "failures", "after"),
-    [
-        pytest.param(report(), FAST, 0, Health.HEALTHY, id="well"),
-        pytest.param(report(), POLICY.degraded_latency, 0, Health.HEALTHY, id="just fast enough"),
-        pytest.param(report(), SLOW, 0, Health.DEGRADED, id="slow"),
-        pytest.param(report(engine="busy"), FAST, 0, Health.DEGRADED, id="engine"),
-        pytest.param(report(schema_version=SCHEMA - 1), FAST, 0, Health.DEGRADED, id="schema behind"),
-        pytest.param(report(schema_version=SCHEMA + 1), FAST, 0, Health.DEGRADED, id="schema ahead"),
-        pytest.param(report(), FAST, LIMIT + 5, Health.HEALTHY, id="well after failures"),
-        pytest.param(GONE, 0.0, 0, None, id="first failure"),
-        pytest.param(GONE, 0.0, LIMIT - 2, None, id="last but one"),
-        pytest.param(GONE, 0.0, LIMIT - 1, Health.UNREACHABLE, id="last failure"),
-        pytest.param(GONE, 0.0, LIMIT + 5, Health.UNREACHABLE, id="more failures"),
-    ],
-)
-def test_the_table_of_states(
-    before: Health, outcome: HealthReport | SynDBError, latency: float, failures: int, after: Health | None
-) -> None:
-    node = cluster(health=before, failures=failures)
-    seen = assess(node, outcome, latency, policy=POLICY, schema_version=SCHEMA)
-    assert seen.health is (before if after is None else after)
-    failed = isinstance(outcome, SynDBError)
-    assert seen.failures == (failures + 1 if failed else 0)
-    assert (seen.latency_seconds is None) is failed
-
-
-def test_the_cause_names_everything_that_is_wrong() -> None:
-    seen = assess(cluster(), report(engine="no disk", schema_version=1), 3.0, policy=POLICY, schema_version=2)
-    assert seen.cause == "engine: no disk; answers take 3.0 s; schema version 1, the hub has 2"
 
 
 @dataclass
@@ -94,6 +65,7 @@ class Hub:
     directory: Directory
     store: MemoryStore
     peers: dict[str, Peer] = field(default_factory=dict)
+    terms_sent: list[SyncTerms] = field(default_factory=list)
 
     def now(self, name: str) -> Cluster:
         found = self.directory.by_name(name)
@@ -111,7 +83,8 @@ Start = Callable[..., Awaitable[Hub]]
 
 @pytest.fixture
 def start(nursery: trio.Nursery) -> Start:
-    async def start_hub(**peers: Peer) -> Hub:
+    async def start_hub(*, ontology_revision: int = 0, **peers: Peer) -> Hub:
+        terms_sent: list[Any] = []
         store = MemoryStore(*(cluster(name).record for name in peers))
         directory = Directory()
 
@@ -133,11 +106,19 @@ def start(nursery: trio.Nursery) -> Start:
             ChildSpec("schema_publisher", lambda: SchemaPublisher(directory=directory, peer=peer)),
             ChildSpec(
                 "health_monitor",
-                lambda: HealthMonitor(directory=directory, peer=peer, policy=POLICY, schema_version=SCHEMA),
+                lambda: HealthMonitor(
+                    directory=directory,
+                    peer=peer,
+                    policy=POLICY,
+                    schema_version=SCHEMA,
+                    ontology_revision=lambda: ontology_revision,
+                    next_hub_peer_id=lambda: NEXT_HUB,
+                ),
             ),
+            ChildSpec("ontology_publisher", lambda: Inbox(terms_sent)),
         ]
         tree = await nursery.start(partial(run_tree, Supervisor("hub", children)))
-        return Hub(tree, directory, store, peers)
+        return Hub(tree, directory, store, peers, terms_sent)
 
     return start_hub
 
@@ -163,8 +144,7 @@ def fails(error: Exception) -> Callable[[object], Any]:
 
 
 async def never(message: object) -> Any:
-    await trio.sleep(POLICY.timeout)
-    raise GONE
+    await trio.sleep_forever()
 
 
 async def test_a_node_known_from_before_becomes_healthy_with_its_catalogue(
@@ -182,8 +162,8 @@ async def test_a_slow_node_does_not_delay_the_others(start: Start, autojump_cloc
     await hub.until("worm", Health.HEALTHY)
     await hub.until("fly", Health.HEALTHY)
     assert trio.current_time() - began < POLICY.timeout
-    await trio.sleep(20.5 * POLICY.interval - (trio.current_time() - began))
-    assert hub.peers["worm"].count(HealthPing) == 21
+    await trio.sleep(20 * POLICY.interval)
+    assert 20 <= hub.peers["worm"].count(HealthPing) <= 26
 
 
 async def test_a_node_that_is_gone_is_unreachable_within_the_promised_time_and_comes_back(
@@ -195,16 +175,40 @@ async def test_a_node_that_is_gone_is_unreachable_within_the_promised_time_and_c
     worm.answers[HealthPing] = never
     began = trio.current_time()
     await hub.until("worm", Health.UNREACHABLE)
-    assert trio.current_time() - began <= POLICY.interval + LIMIT * (POLICY.timeout + POLICY.retry)
-    assert hub.now("worm").failures == LIMIT
+    assert trio.current_time() - began <= 2 * POLICY.cycle
+    assert (hub.now("worm").failures, hub.now("worm").flaps) == (LIMIT, 1)
+    await trio.sleep(60)
     worm.answers[HealthPing] = lambda message: report()
+    began = trio.current_time()
     await hub.until("worm", Health.HEALTHY)
+    assert trio.current_time() - began <= POLICY.timeout + POLICY.longest_pause + POLICY.retry
     assert hub.now("worm").failures == 0
     assert hub.store.transitions == [
         ("unknown", "healthy"),
         ("healthy", "unreachable"),
-        ("unreachable", "healthy"),
+        ("unreachable", "degraded"),
+        ("degraded", "healthy"),
     ]
+
+
+async def test_a_node_that_is_back_and_joins_is_healthy_within_a_second(
+    start: Start, autojump_clock: MockClock
+) -> None:
+    worm = node(ping=fails(GONE))
+    hub = await start(worm=worm)
+    await trio.sleep(60)
+    assert hub.now("worm").health is Health.UNREACHABLE
+    worm.answers[HealthPing] = lambda message: report()
+    hub.tree.ref("health_monitor").tell(Watch(hub.now("worm").record.id))
+    await trio.sleep(1)
+    assert hub.now("worm").health is Health.HEALTHY
+
+
+async def test_an_unreachable_node_is_asked_less_and_less(start: Start, autojump_clock: MockClock) -> None:
+    worm = node(ping=fails(GONE))
+    await start(worm=worm)
+    await trio.sleep(100)
+    assert 100 / POLICY.longest_pause < worm.count(HealthPing) < 10 + 2 * 100 / POLICY.longest_pause
 
 
 async def test_one_lost_ping_changes_nothing(start: Start, autojump_clock: MockClock) -> None:
@@ -212,7 +216,7 @@ async def test_one_lost_ping_changes_nothing(start: Start, autojump_clock: MockC
     hub = await start(worm=worm)
     await hub.until("worm", Health.HEALTHY)
     worm.answers[HealthPing] = fails(GONE)
-    await trio.sleep(POLICY.interval + POLICY.retry / 2)
+    await trio.sleep(POLICY.interval + 0.01)
     worm.answers[HealthPing] = lambda message: report()
     await trio.sleep(POLICY.interval)
     assert hub.store.transitions == [("unknown", "healthy")]
@@ -283,7 +287,7 @@ async def test_a_catalogue_that_does_not_come_is_asked_for_again_after_a_while_a
     )
     assert hub.now("worm").catalogue_revision is None
     worm.answers[DatasetCatalogRequest] = lambda message: CatalogAnnouncement(revision=1, versions=())
-    await trio.sleep(1 + 2 * POLICY.interval)
+    await trio.sleep(1 + 3 * POLICY.interval)
     assert (hub.now("worm").health, hub.now("worm").catalogue_revision) == (Health.HEALTHY, 1)
     assert worm.count(DatasetCatalogRequest) == 2
 
@@ -296,7 +300,7 @@ async def test_a_node_without_its_engine_is_asked_for_its_catalogue_once_that_is
     await hub.until("worm", Health.DEGRADED)
     assert worm.count(DatasetCatalogRequest) == 0
     worm.answers[HealthPing] = lambda message: report()
-    await trio.sleep(2 * POLICY.interval)
+    await trio.sleep(3 * POLICY.interval)
     assert (hub.now("worm").health, hub.now("worm").catalogue_revision) == (Health.HEALTHY, 1)
 
 
@@ -308,7 +312,7 @@ async def test_another_catalogue_is_fetched_at_once_though_the_last_one_failed(
     await trio.sleep(POLICY.interval)
     worm.answers[HealthPing] = lambda message: report(catalogue_revision=2)
     worm.answers[DatasetCatalogRequest] = lambda message: CatalogAnnouncement(revision=2, versions=())
-    await trio.sleep(2 * POLICY.interval)
+    await trio.sleep(3 * POLICY.interval)
     assert (hub.now("worm").health, hub.now("worm").catalogue_revision) == (Health.HEALTHY, 2)
 
 
@@ -355,3 +359,155 @@ async def test_watching_what_does_not_exist_does_nothing(start: Start, autojump_
     hub = await start(worm=node())
     hub.tree.ref("health_monitor").tell(Watch(cluster("nobody").record.id))
     await hub.until("worm", Health.HEALTHY)
+
+
+async def test_verifying_pings_now_and_the_directory_knows_the_outcome_then(
+    start: Start, autojump_clock: MockClock
+) -> None:
+    worm = node()
+    hub = await start(worm=worm)
+    await hub.until("worm", Health.HEALTHY)
+    worm.answers[HealthPing] = lambda message: report(engine="no disk")
+    before, began = worm.count(HealthPing), trio.current_time()
+    seen = await hub.tree.ref("health_monitor").ask(Verify(hub.now("worm").record.id), timeout=10)
+    assert isinstance(seen, HealthObserved)
+    assert (seen.health, seen.cause) == (Health.DEGRADED, "engine: no disk")
+    assert (hub.now("worm").health, hub.now("worm").cause) == (Health.DEGRADED, "engine: no disk")
+    assert worm.count(HealthPing) == before + 1
+    assert trio.current_time() - began < 0.1
+
+
+async def test_verifying_a_node_that_is_gone_says_so_after_one_ping(start: Start, autojump_clock: MockClock) -> None:
+    hub = await start(worm=node(ping=never))
+    await trio.sleep(60)
+    seen = await hub.tree.ref("health_monitor").ask(Verify(hub.now("worm").record.id), timeout=10)
+    assert seen.health is Health.UNREACHABLE
+    assert seen.latency_seconds is None
+    assert "did not answer in time" in seen.cause
+
+
+async def test_many_may_verify_one_node_at_once(start: Start, autojump_clock: MockClock) -> None:
+    async def soon(message: HealthPing) -> HealthReport:
+        await trio.sleep(0.1)
+        return report()
+
+    worm = node(ping=soon)
+    hub = await start(worm=worm)
+    await hub.until("worm", Health.HEALTHY)
+    before, answers = worm.count(HealthPing), []
+
+    async def verify() -> None:
+        answers.append(await hub.tree.ref("health_monitor").ask(Verify(hub.now("worm").record.id), timeout=10))
+
+    async with trio.open_nursery() as askers:
+        for _ in range(20):
+            askers.start_soon(verify)
+    assert len(answers) == 20
+    assert worm.count(HealthPing) <= before + 2
+
+
+async def test_only_a_node_that_takes_part_can_be_verified(start: Start, autojump_clock: MockClock) -> None:
+    hub = await start(worm=node())
+    cluster_id = hub.now("worm").record.id
+    await hub.tree.ref("registry").ask(Deactivate(cluster_id), timeout=1)
+    with pytest.raises(Conflict, match="does not take part"):
+        await hub.tree.ref("health_monitor").ask(Verify(cluster_id), timeout=1)
+    with pytest.raises(NotFound):
+        await hub.tree.ref("health_monitor").ask(Verify(uuid4()), timeout=1)
+
+
+async def test_a_clock_that_is_wrong_is_measured_and_said(start: Start, autojump_clock: MockClock) -> None:
+    hub = await start(worm=node(ping=lambda message: report(clock=time.time() + 90)))
+    await hub.until("worm", Health.DEGRADED)
+    worm = hub.now("worm")
+    assert worm.clock_skew_seconds == pytest.approx(90, abs=5)
+    assert "ahead of the hub's" in worm.cause
+    assert "time synchronisation" in worm.cause
+
+
+@pytest.mark.parametrize("clock", [float("nan"), float("inf"), -1e300])
+async def test_a_clock_that_is_none_is_wrong_too(start: Start, autojump_clock: MockClock, clock: float) -> None:
+    hub = await start(worm=node(ping=lambda message: report(clock=clock)))
+    await hub.until("worm", Health.DEGRADED)
+    assert abs(hub.now("worm").clock_skew_seconds or 0) == 1e9
+
+
+async def test_a_node_ahead_of_the_hub_is_said_and_sent_nothing(start: Start, autojump_clock: MockClock) -> None:
+    hub = await start(worm=node(ping=lambda message: report(schema_version=SCHEMA + 1)))
+    await hub.until("worm", Health.DEGRADED)
+    await trio.sleep(5 * POLICY.interval)
+    assert hub.now("worm").cause.startswith(f"ahead: schema version {SCHEMA + 1}")
+    assert hub.now("worm").record.schema_version == SCHEMA + 1
+    assert hub.peers["worm"].count(SchemaSync) == 0
+
+
+async def test_pings_go_on_while_a_node_migrates(start: Start, autojump_clock: MockClock) -> None:
+    async def slowly(message: SchemaSync) -> SchemaReport:
+        await trio.sleep(20)
+        return SchemaReport(schema_version=SCHEMA, applied=())
+
+    worm = node(ping=lambda message: report(schema_version=0), sync=slowly)
+    hub = await start(worm=worm)
+    await trio.sleep(19)
+    assert worm.count(HealthPing) >= 7
+    assert worm.count(SchemaSync) == 1
+    assert hub.now("worm").health is Health.DEGRADED
+    worm.answers[HealthPing] = lambda message: report()
+    await trio.sleep(1 + POLICY.interval)
+    assert hub.now("worm").health is Health.HEALTHY
+
+
+async def test_terms_are_sent_to_a_node_that_has_others(start: Start, autojump_clock: MockClock) -> None:
+    has = [3]
+    hub = await start(ontology_revision=7, worm=node(ping=lambda message: report(ontology_revision=has[0])))
+    record = hub.now("worm").record
+    hub.directory.publish([replace(hub.now("worm"), record=replace(record, protocol_version=2))])
+    await trio.sleep(3 * POLICY.interval)
+    assert set(hub.terms_sent) == {SyncTerms(record.id)}
+    has[0] = 7
+    await trio.sleep(3 * POLICY.interval)
+    hub.terms_sent.clear()
+    await trio.sleep(10 * POLICY.interval)
+    assert hub.terms_sent == []
+    assert (hub.now("worm").health, hub.now("worm").ontology_revision) == (Health.HEALTHY, 7)
+
+
+async def test_a_node_of_protocol_1_is_sent_no_terms(start: Start, autojump_clock: MockClock) -> None:
+    hub = await start(ontology_revision=7, worm=node())
+    assert hub.now("worm").record.protocol_version == 1
+    await trio.sleep(5 * POLICY.interval)
+    assert hub.terms_sent == []
+
+
+async def test_every_ping_tells_which_key_the_hub_changes_to(start: Start, autojump_clock: MockClock) -> None:
+    hub = await start(worm=node())
+    await hub.until("worm", Health.HEALTHY)
+    assert hub.peers["worm"].asked[0].next_hub_peer_id == NEXT_HUB
+
+
+async def test_many_nodes_are_not_pinged_in_step_and_never_too_many_at_once(
+    start: Start, autojump_clock: MockClock
+) -> None:
+    under_way, most, moments = [0], [0], set[float]()
+
+    async def dawdle(message: HealthPing) -> HealthReport:
+        moments.add(trio.current_time())
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+        await trio.sleep(0.5)
+        under_way[0] -= 1
+        return report()
+
+    await start(**{f"n{number}": node(ping=dawdle) for number in range(2 * PLACES)})
+    await trio.sleep(10 * POLICY.interval)
+    assert most[0] <= PLACES
+    assert len(moments) > 8 * PLACES
+
+
+async def test_the_dead_do_not_delay_the_living(start: Start, autojump_clock: MockClock) -> None:
+    dead = {f"dead{number}": node(ping=never) for number in range(2 * PLACES)}
+    hub = await start(**dead, worm=node())
+    await trio.sleep(30)
+    before = hub.peers["worm"].count(HealthPing)
+    await trio.sleep(10 * POLICY.interval)
+    assert hub.peers["worm"].count(HealthPing) >= before + 10
