@@ -39,6 +39,7 @@ MODELS: tuple[type[BaseModel], ...] = (
     *MESSAGES.values(),
     *(message.reply_type for message in MESSAGES.values()),
     messages.Endpoints,
+    messages.Succession,
     messages.SchemaMigration,
     PublishedVersion,
     DatasetMetadata,
@@ -141,7 +142,7 @@ def test_the_words_of_the_proof_are_documented():
     described = prose("docs/protocol.md")
     source = (ROOT / "actors/remote/proof.py").read_text(encoding="utf-8")
     labels = re.findall(r'b"(syndb [^"]+)"', source)
-    assert len(labels) == 2
+    assert len(labels) == 5
     assert all(f"`{label}`" in described for label in labels)
     assert f"`{generate_secret()[:7]}`" in described
 
