@@ -40,6 +40,7 @@ MODELS: tuple[type[BaseModel], ...] = (
     *(message.reply_type for message in MESSAGES.values()),
     messages.Endpoints,
     messages.Succession,
+    messages.OntologyTerm,
     messages.SchemaMigration,
     PublishedVersion,
     DatasetMetadata,
