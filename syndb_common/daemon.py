@@ -26,14 +26,24 @@ STOP_SECONDS = 10.0
 """How long a daemon may take to stop after SIGTERM before it is ended the hard way. systemd waits 90 s by default."""
 
 
+_least_level = logging.INFO
+
+
+def set_log_level(level: str) -> None:
+    """The least level that is logged from now on: ``debug``, ``info``, ``warning`` or ``error``."""
+    global _least_level
+    _least_level = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
+
+
 def configure_logging(level: str = "info") -> None:
     """Structured logs on standard error: readable on a terminal, one JSON object per line elsewhere."""
+    set_log_level(level)
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     )
-    number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
     structlog.configure(
         processors=[
+            _only_from_level,
             structlog.contextvars.merge_contextvars,
             _name_work,
             structlog.processors.add_log_level,
@@ -41,11 +51,18 @@ def configure_logging(level: str = "info") -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+
+
+def _only_from_level(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What is below the present level is dropped here and not by the loggers, which keep the level they began with."""
+    if logging.getLevelNamesMapping().get(method.upper(), logging.CRITICAL) < _least_level:
+        raise structlog.DropEvent
+    return event
 
 
 def _name_work(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

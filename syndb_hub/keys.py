@@ -13,21 +13,30 @@ The PeerId also salts the stretching of a federation password that a person chos
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
 import sqlalchemy as sa
+import structlog
+import trio
 
-from actors.directory import Standing
+from actors.directory import Directory, Standing
 from actors.remote.identity import Identity
-from syndb_common.errors import ConfigError, Conflict, NotFound
+from syndb_common.errors import ConfigError, Conflict, NotFound, Unavailable
 from syndb_common.settings import sync_folder
 from syndb_hub.store.clusters import Clusters
 from syndb_hub.store.database import Store
 from syndb_hub.store.schema import hub_state
 
+log = structlog.get_logger(__name__)
+
+NOTE_SECONDS = 1.0
+"""Between two looks at who has been told the next key."""
+NEXT_KEY_PROTOCOL = 2
+"""Nodes of an earlier protocol do not understand the announcement."""
 _TOLD = "told "
 
 
@@ -110,6 +119,52 @@ class Announcement:
         told = await self.told(next_peer_id)
         records = await Clusters(self._store).load()
         return [record.name for record in records if record.standing is Standing.ACTIVE and record.id not in told]
+
+
+class Announcer:
+    """Notes which nodes have been told the next key: those that answered a ping that carried it.
+
+    Args:
+        directory: says when a node was seen last.
+        announcement: where it is noted.
+        next_peer_id: the next key's PeerId; empty while no change is planned.
+        ping_seconds: how long a ping without it may have been under way.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        announcement: Announcement,
+        next_peer_id: Callable[[], str],
+        ping_seconds: float,
+    ) -> None:
+        self._directory = directory
+        self._announcement = announcement
+        self._next_peer_id = next_peer_id
+        self._delay = timedelta(seconds=ping_seconds)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Note it until cancelled."""
+        task_status.started()
+        announced, since, told = "", datetime.now(UTC), frozenset[UUID]()
+        while True:
+            coming = self._next_peer_id()
+            if coming and coming != announced:
+                announced, since = coming, datetime.now(UTC) + self._delay
+                told = await self._announcement.told(coming)
+            if coming and (new := [each for each in self._seen_since(since) if each not in told]):
+                try:
+                    await self._announcement.note(new, coming)
+                    told = told.union(new)
+                except Unavailable as error:
+                    log.warning("not noted who knows the next key", cause=error.message)
+            await trio.sleep(NOTE_SECONDS)
+
+    def _seen_since(self, since: datetime) -> Iterator[UUID]:
+        for cluster in self._directory.clusters.values():
+            seen, record = cluster.last_seen, cluster.record
+            if record.is_active and record.protocol_version >= NEXT_KEY_PROTOCOL and seen is not None and seen > since:
+                yield record.id
 
 
 async def change(keys: Keys, store: Store, *, force: bool) -> None:

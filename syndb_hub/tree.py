@@ -7,16 +7,20 @@
     ├── warehouse       the engine process with the hub's own data
     ├── merger          the engine process that merges what nodes send; it owns nothing
     ├── registry        admits nodes and writes the directory
-    ├── schema_publisher  sends migrations
+    ├── schema_publisher, ontology_publisher  send migrations and terms
     ├── health_monitor  pings nodes
+    ├── announcer       notes who has been told the hub's next key
     ├── measurements    keeps what queries cost
-    └── jobs            answers questions
+    ├── jobs            answers questions
+    ├── relays          keeps the places through which the hub is reached, where some are configured
+    └── records         says in the distributed hash table where the hub is
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -26,16 +30,22 @@ import structlog
 import trio
 
 from actors.addresses import Approval
-from actors.admission import Keyring
 from actors.directory import Cluster, Directory
-from actors.health_monitor import HealthMonitor, HealthPolicy, Watch
+from actors.health import HealthPolicy, Watch
+from actors.health_monitor import HealthMonitor
+from actors.ontology_sync import OntologyPublisher
 from actors.registry import Registry
+from actors.remote.circuits import Circuits
+from actors.remote.discovery.dht import Dht
 from actors.remote.discovery.mdns import Mdns, open_mdns
+from actors.remote.discovery.records import HUB
+from actors.remote.discovery.static import configured_peers
 from actors.remote.host import Host
 from actors.remote.identity import Identity
+from actors.remote.multiaddrs import split_peer
 from actors.remote.policy import Policy as RpcPolicy
 from actors.remote.policy import Trust
-from actors.remote.proof import derive_key
+from actors.remote.relay import RelayService
 from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
 from actors.runtime import ActorRef, ChildSpec, Intensity, MailboxFull, Supervisor, Tree, run_tree
 from actors.schema_sync import SchemaPublisher
@@ -46,6 +56,7 @@ from syndb_common.errors import Unavailable
 from syndb_common.messages import CatalogAnnouncement, JoinRequest, LeaveFederation, RegisterCluster
 from syndb_common.tables import schema
 from syndb_common.tables.versions import PublishedVersion
+from syndb_hub import lock
 from syndb_hub.auth.tokens import TokenService
 from syndb_hub.federation.checks import Checks
 from syndb_hub.federation.control import TreeControl
@@ -58,11 +69,14 @@ from syndb_hub.health import StoresProbe
 from syndb_hub.http import Services, create_app
 from syndb_hub.http import serve as serve_http
 from syndb_hub.jobs.runner import JobRunner
+from syndb_hub.keys import Announcement, Announcer, Keys
+from syndb_hub.present import Present
 from syndb_hub.settings import HubSettings
 from syndb_hub.store.benchmarks import StoredBenchmarks
 from syndb_hub.store.clusters import Clusters
 from syndb_hub.store.database import Store
 from syndb_hub.store.invitations import Invitations
+from syndb_hub.store.ontology import StoredTerms
 
 log = structlog.get_logger(__name__)
 
@@ -75,18 +89,38 @@ def store_path(settings: HubSettings) -> Path:
     return settings.data_dir / "hub.sqlite"
 
 
-async def serve(settings: HubSettings, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """Run a hub until cancelled; started once it answers HTTP and nodes."""
+async def serve(
+    settings: HubSettings,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    *,
+    reread: Callable[[], HubSettings] | None = None,
+) -> None:
+    """Run a hub until cancelled; started once it answers HTTP and nodes.
+
+    Args:
+        settings: the hub's.
+        task_status: told when it has started.
+        reread: reads the configuration again, at SIGHUP.
+
+    Raises:
+        ConfigError: the settings, the keys or the store cannot be used, or another hub has the folder.
+    """
     await trio.Path(settings.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
-    identity = await trio.to_thread.run_sync(Identity.load_or_create, settings.data_dir / "identity.key")
-    key = await derive_key(settings.federation.password.get_secret_value(), identity.peer_id)
-    host = Host(identity, settings.federation.listen)
     async with AsyncExitStack() as stack:
+        # Before anybody can learn from the lock whom to signal: an unexpected SIGHUP ends a process.
+        hangups = stack.enter_context(trio.open_signal_receiver(signal.SIGHUP))
+        stack.enter_context(lock.hold(settings.data_dir))
+        identity = await trio.to_thread.run_sync(Keys(settings.data_dir).load_current)
+        present = Present(settings, identity.peer_id, reread)
+        await present.load()
+        host = Host(identity, settings.federation.listen)
         store = await Store.open(store_path(settings))
         stack.push_async_callback(store.close)
+        terms = StoredTerms(store)
+        await terms.load()
         mdns = await stack.enter_async_context(open_mdns()) if settings.federation.enable_mdns else None
         async with trio.open_nursery() as nursery:
-            parts = _Parts(settings, identity, key, host, store)
+            parts = _Parts(settings, identity, present, host, store, terms)
             tree: Tree = await nursery.start(run_tree, parts.supervisor())
             # A node that finds the port open must find somebody who answers: listening comes last.
             parts.answer_nodes(tree)
@@ -97,6 +131,8 @@ async def serve(settings: HubSettings, task_status: trio.TaskStatus[None] = trio
             url = await nursery.start(serve_http, app, settings.http.host, settings.http.port)
             log.info("hub started", url=url, peer_id=identity.peer_id, listen=list(host.addresses))
             task_status.started()
+            async for _ in hangups:
+                await present.reload()
 
 
 async def _announce(mdns: Mdns, host: Host) -> None:
@@ -106,12 +142,21 @@ async def _announce(mdns: Mdns, host: Host) -> None:
 class _Parts:
     """The parts and who is given what."""
 
-    def __init__(self, settings: HubSettings, identity: Identity, key: bytes, host: Host, store: Store) -> None:
+    def __init__(
+        self,
+        settings: HubSettings,
+        identity: Identity,
+        present: Present,
+        host: Host,
+        store: Store,
+        terms: StoredTerms,
+    ) -> None:
         self._settings = settings
         self._identity = identity
-        self._key = key
+        self._present = present
         self._host = host
         self._store = store
+        self._terms = terms
         self._client = RpcClient(host)
         self._monitor: ActorRef | None = None
         self._directory = Directory()
@@ -130,6 +175,12 @@ class _Parts:
             measurements=self._measurements,
         )
         self._jobs = JobRunner(store, self._queries, settings.data_dir / "objects" / "jobs", settings.jobs)
+        federation = settings.federation
+        self._announcer = Announcer(
+            self._directory, Announcement(store), present.next_peer_id, federation.ping_timeout_seconds
+        )
+        self._circuits = Circuits(host, configured_peers(federation.relays))
+        self._dht = self._distributed_records() if federation.enable_dht else None
 
     def supervisor(self) -> Supervisor:
         """The tree of the module's docstring."""
@@ -140,9 +191,12 @@ class _Parts:
                 ChildSpec("merger", lambda: Service(self._merger.run)),
                 ChildSpec("registry", self._registry),
                 ChildSpec("schema_publisher", lambda: SchemaPublisher(directory=self._directory, peer=self._peer)),
+                ChildSpec("ontology_publisher", self._ontology_publisher),
                 ChildSpec("health_monitor", self._health_monitor),
+                ChildSpec("announcer", lambda: Service(self._announcer.run)),
                 ChildSpec("measurements", lambda: Service(self._measurements.run)),
                 ChildSpec("jobs", lambda: Service(self._jobs.run)),
+                *self._reachability(),
             ],
             intensity=INTENSITY,
         )
@@ -155,6 +209,8 @@ class _Parts:
             (JoinRequest, RegisterCluster, LeaveFederation, CatalogAnnouncement), registry
         )
         RpcServer(self._host, RpcPolicy(self._trust_of), routes)
+        if self._settings.federation.serve_relay:
+            RelayService(self._host, self._is_member)
 
     def services(self, tree: Tree) -> Services:
         """What the HTTP layer is given."""
@@ -208,9 +264,18 @@ class _Parts:
             if self._monitor is not None:
                 self._monitor.tell(Watch(cluster_id))
 
-    def _trust_of(self, peer_id: str) -> Trust:
+    def _is_member(self, peer_id: str) -> bool:
         cluster = self._directory.by_peer(peer_id)
-        return Trust.MEMBER if cluster is not None and cluster.record.is_active else Trust.ANYONE
+        return cluster is not None and cluster.record.is_active
+
+    def _trust_of(self, peer_id: str) -> Trust:
+        return Trust.MEMBER if self._is_member(peer_id) else Trust.ANYONE
+
+    def _may_dial(self, peer_id: str, address: str) -> bool:
+        """Also where the address came from elsewhere, the hub dials a node only at its approved ones."""
+        cluster = self._directory.by_peer(peer_id)
+        approved = () if cluster is None else cluster.dial.multiaddrs
+        return split_peer(address)[0] in {split_peer(each)[0] for each in approved}
 
     def _peer(self, cluster: Cluster) -> ActorRef:
         record = cluster.record
@@ -225,12 +290,13 @@ class _Parts:
             store=Clusters(self._store),
             invitations=Invitations(self._store),
             hub_peer_id=self._identity.peer_id,
-            keys=lambda: Keyring(self._key),
+            keys=self._present.keyring,
             schema_version=schema.CURRENT,
             require_approval=federation.require_approval,
             approval=Approval.of(federation.approved_networks, federation.relays),
             observed_hosts=self._host.observed_hosts,
             ping_seconds=federation.ping_interval_seconds,
+            next_hub_peer_id=self._present.next_peer_id,
         )
 
     def _health_monitor(self) -> HealthMonitor:
@@ -241,8 +307,41 @@ class _Parts:
             policy=HealthPolicy(
                 interval=federation.ping_interval_seconds,
                 timeout=federation.ping_timeout_seconds,
+                retry_timeout=min(federation.ping_timeout_seconds, 1.5 * federation.degraded_latency_seconds),
                 degraded_latency=federation.degraded_latency_seconds,
+                degraded_after=federation.degraded_after,
+                healthy_after=federation.healthy_after,
                 unreachable_after=federation.unreachable_after,
+                max_clock_skew=federation.max_clock_skew_seconds,
+                flap_limit=federation.flap_limit,
+                flap_window=federation.flap_window_seconds,
+                flap_hold=federation.flap_hold_seconds,
             ),
             schema_version=schema.CURRENT,
+            ontology_revision=lambda: self._terms.revision,
+            next_hub_peer_id=self._present.next_peer_id,
         )
+
+    def _ontology_publisher(self) -> OntologyPublisher:
+        return OntologyPublisher(terms=self._terms, directory=self._directory, peer=self._peer)
+
+    def _distributed_records(self) -> Dht:
+        return Dht(
+            self._host,
+            self._identity,
+            name=HUB,
+            trusted=self._is_member,
+            may_dial=self._may_dial,
+            folder=self._settings.data_dir / "dht",
+        )
+
+    def _reachability(self) -> Iterator[ChildSpec]:
+        """How the hub is found and reached besides its own addresses."""
+        if self._settings.federation.relays:
+            yield ChildSpec("relays", lambda: Service(self._stay_reserved))
+        if (dht := self._dht) is not None:
+            yield ChildSpec("records", lambda: Service(dht.run))
+
+    async def _stay_reserved(self, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await self._circuits.run()

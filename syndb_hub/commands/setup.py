@@ -44,7 +44,9 @@ def run(config: Config) -> None:
         configure_logging(settings.log_level)
         from syndb_hub.tree import serve
 
-        outcome.code = run_daemon(lambda task_status: serve(settings, task_status))
+        outcome.code = run_daemon(
+            lambda task_status: serve(settings, task_status, reread=lambda: load(HubSettings, config))
+        )
     raise typer.Exit(outcome.code)
 
 

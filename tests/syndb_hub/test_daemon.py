@@ -1,0 +1,184 @@
+"""The hub as a process: what it does at SIGHUP and SIGTERM, and to a second one."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from demo.processes import Daemon, command, daemons
+from syndb_common.settings import render, write_private
+from syndb_common.syql.plan import Scope
+from syndb_hub.auth import Right, TokenService
+from syndb_hub.federation.service import Provenance
+from syndb_hub.jobs.results import ResultFiles
+from syndb_hub.settings import HubSettings
+from syndb_hub.store import Store
+from syndb_hub.store.jobs import Job, Jobs, JobStatus
+from syndb_hub.store.once import once
+
+pytestmark = pytest.mark.slow
+
+Start = Callable[[], "Hub"]
+
+
+class Hub:
+    """A hub in a process of its own."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        (started,) = self.wait_for("hub started")
+        self.url = started["url"]
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        lines = self.daemon.log.read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def wait_for(self, event: str, number: int = 1) -> list[dict[str, Any]]:
+        """The lines of that event, once there are so many."""
+        until = time.monotonic() + 60
+        while len(found := [line for line in self.log if line["event"] == event]) < number:
+            self.daemon.check()
+            assert time.monotonic() < until, self.daemon.log.read_text()
+            time.sleep(0.05)
+        return found
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.daemon.process is not None
+        self.daemon.process.send_signal(number)
+
+    def ended(self) -> int:
+        assert self.daemon.process is not None
+        return self.daemon.process.wait(60)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "hub.toml"
+    write_config(path)
+    return path
+
+
+@pytest.fixture
+def start(config: Path) -> Iterator[Start]:
+    with daemons() as running:
+        number = iter(range(100))
+
+        def started() -> Hub:
+            log = config.with_name(f"hub-{next(number)}.log")
+            return Hub(running.start("hub", command("syndb-hub", "run", "--config", str(config)), log))
+
+        yield started
+
+
+def write_config(path: Path, federation: dict[str, Any] | None = None, **more: Any) -> None:
+    settings = {
+        "password": "first",
+        "listen": ["/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"],
+        "enable_mdns": False,
+        **(federation or {}),
+    }
+    values = {"data_dir": str(path.parent / "data"), "http": {"port": 0}, "federation": settings, **more}
+    write_private(path, render(HubSettings, values))
+
+
+def test_a_reload_takes_what_may_change_and_names_what_needs_a_restart(start: Start, config: Path) -> None:
+    hub = start()
+    write_config(config, {"password": "second", "previous_password": "first"}, jobs={"max_workers": 7})
+    reload = command("syndb-hub", "reload", "--config", str(config))
+    with daemons() as running:
+        assert running.start("reload", reload, config.with_name("reload.log")).process.wait(60) == 0
+    (read,) = hub.wait_for("configuration read again")
+    assert read["changed"] == ["federation.password", "federation.previous_password"]
+    (later,) = hub.wait_for("these keys count from the next start on")
+    assert later["keys"] == ["jobs.max_workers"]
+    assert not any(password in hub.daemon.log.read_text() for password in ('"second"', '"first"'))
+
+
+def test_a_wrong_file_changes_nothing(start: Start, config: Path) -> None:
+    hub = start()
+    write_config(config, {"approved_networks": ["everywhere"]})
+    hub.signal(signal.SIGHUP)
+    (refused,) = hub.wait_for("configuration not taken; the former one stays")
+    assert "approved_networks" in refused["cause"]
+    write_config(config, log_level="debug")
+    hub.signal(signal.SIGHUP)
+    (read,) = hub.wait_for("configuration read again")
+    assert read["changed"] == ["log_level"]
+
+
+def test_the_level_of_the_log_changes_at_once(start: Start, config: Path) -> None:
+    hub = start()
+    write_config(config, log_level="error")
+    hub.signal(signal.SIGHUP)
+    time.sleep(1.0)
+    write_config(config, log_level="info")
+    hub.signal(signal.SIGHUP)
+    hub.wait_for("configuration read again")
+    assert len([line for line in hub.log if line["event"] == "configuration read again"]) == 1
+
+
+def test_a_second_hub_on_the_same_folder_is_refused(start: Start, config: Path) -> None:
+    start()
+    with daemons() as running:
+        second = running.start("second", command("syndb-hub", "run", "--config", str(config)), config.parent / "2.log")
+        assert second.process is not None
+        assert second.process.wait(60) == 2
+    assert "is in use by another process" in (config.parent / "2.log").read_text()
+
+
+def test_a_download_under_way_at_sigterm_is_completed(start: Start, config: Path) -> None:
+    data = config.parent / "data"
+    data.mkdir(mode=0o700)
+    job_id, token = once(data / "hub.sqlite", lambda store: large_result(store, data / "objects" / "jobs"))
+    hub = start()
+    address = urlsplit(hub.url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
+    connection.request("GET", f"/v1/jobs/{job_id}/result?format=arrow", headers={"Authorization": f"Bearer {token}"})
+    answer = connection.getresponse()
+    assert answer.status == 200
+    received = answer.read(1000)
+    hub.signal(signal.SIGTERM)
+    hub.wait_for("stopping")
+    time.sleep(0.5)
+    received += answer.read()
+    assert pa.ipc.open_file(received).read_all().num_rows == ROWS
+    assert hub.ended() == 0
+
+
+ROWS = 6_000_000
+
+
+async def large_result(store: Store, folder: Path) -> tuple[str, str]:
+    """A completed job with 48 MB, more than sockets hold, and a token that may have it."""
+    issued = await TokenService(store).create("reader", [Right.EVERYTHING])
+    now = datetime.now(UTC)
+    job = Job(
+        id=uuid4(),
+        owner=issued.record.id,
+        status=JobStatus.PENDING,
+        query="SELECT synapse_count FROM synapses",
+        scope=None,
+        cluster_ids=None,
+        require="any",
+        created_at=now,
+    )
+    files = ResultFiles(folder, max_result_bytes=1 << 30)
+    await files.prepare([])
+    kept = await files.write(job.id, pa.table({"synapse_count": np.arange(ROWS, dtype=np.uint64)}))
+    await Jobs(store).add(job)
+    await Jobs(store).start(job.id, now)
+    await Jobs(store).complete(job.id, now, Provenance(plan_hash="0" * 64, scope=Scope.LOCAL), ROWS, kept)
+    return str(job.id), issued.text
