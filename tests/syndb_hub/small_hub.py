@@ -59,6 +59,7 @@ class SmallHub:
     reader: str = field(default="", repr=False)
     directory: Directory = field(default_factory=Directory)
     peer: Callable[[Any], Any] = lambda cluster: Peer({})
+    http_limit: RateLimit | None = field(default_factory=lambda: RateLimit(rate=1000, burst=1000))
 
     @property
     def peer_id(self) -> str:
@@ -128,7 +129,7 @@ class SmallHub:
                 store=Clusters(store),
                 measurements=measurements,
             ),
-            joining=HttpJoining(tree.ref("registry"), self.identity, limit=RateLimit(rate=1000, burst=1000)),
+            joining=HttpJoining(tree.ref("registry"), self.identity, limit=self.http_limit),
             benchmarks=benchmarks,
             jobs=nothing,
             tokens=tokens,
