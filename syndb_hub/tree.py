@@ -214,7 +214,7 @@ class _Parts:
 
     def services(self, tree: Tree) -> Services:
         """What the HTTP layer is given."""
-        view = DirectoryView(self._directory, schema.CURRENT)
+        view = DirectoryView(self._directory, schema.CURRENT, lambda key_id: self._present.keyring().secret_of(key_id))
         checks = Checks(
             directory=self._directory, peer=self._peer, queries=self._queries, schema_version=schema.CURRENT
         )

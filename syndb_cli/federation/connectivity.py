@@ -85,17 +85,17 @@ async def _ways(settings: NodeSettings) -> list[Check]:
     try:
         pins = HubPins(settings.data_dir, federation.hub_peer_id)
         hubs = [peer_id for peer_id in (pins.current, pins.successor) if peer_id]
-        async with reaching.opened(Identity.generate(), multicast=federation.enable_mdns) as (host, mdns):
+        async with reaching.opened(Identity.generate(), multicast=federation.enable_mdns) as network:
             results = []
-            for way in reaching.ways(settings, hubs, mdns):
+            for way in reaching.ways(settings, hubs, network):
 
                 async def reach(way: reaching.Way = way) -> str:
                     try:
-                        reached = await find_hub(host, hubs, [way.source], timeout=reaching.FIND_SECONDS)
+                        reached = await find_hub(network.host, hubs, [way.source], timeout=reaching.FIND_SECONDS)
                     except PeerUnavailable as error:
                         hint = MDNS_BLOCKED if way.name == "mdns" else reaching.NOT_FOUND
                         raise PeerUnavailable(error.message, hint=hint) from None
-                    await host.disconnect(reached.peer_id)
+                    await network.host.disconnect(reached.peer_id)
                     return f"the hub {reached.peer_id} proved its key"
 
                 results.append(await _check(way.name, reach, needed=False))

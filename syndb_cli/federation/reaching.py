@@ -13,9 +13,10 @@ from actors.http_joining import join_over_http
 from actors.hub_pins import HubPins
 from actors.joining import Application, FederationSecret, Membership, join
 from actors.remote.discovery import PeerAddresses, Source
+from actors.remote.discovery.dht import Dht
 from actors.remote.discovery.hub import Reached, find_hub
 from actors.remote.discovery.mdns import Mdns, open_mdns
-from actors.remote.discovery.static import configured, through_relays
+from actors.remote.discovery.static import configured, configured_peers, through_relays
 from actors.remote.host import Host, open_host
 from actors.remote.identity import Identity
 from actors.remote.rpc import RemoteRef, RpcClient
@@ -48,7 +49,16 @@ class Way:
     source: Source
 
 
-def ways(settings: NodeSettings, hub_peer_ids: Sequence[str], mdns: Mdns | None) -> list[Way]:
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A place on the network for as long as a command runs."""
+
+    identity: Identity
+    host: Host
+    mdns: Mdns | None
+
+
+def ways(settings: NodeSettings, hub_peer_ids: Sequence[str], network: Network) -> list[Way]:
     """The ways that the node's configuration allows.
 
     Raises:
@@ -56,22 +66,28 @@ def ways(settings: NodeSettings, hub_peer_ids: Sequence[str], mdns: Mdns | None)
     """
     federation = settings.federation
     found = []
-    if federation.hub_addresses:
-        found.append(Way("configured addresses", configured(federation.hub_addresses)))
+    if addresses := federation.hub_addresses_of(hub_peer_ids):
+        found.append(Way("configured addresses", configured(addresses)))
     if federation.relays:
         found.append(Way("relays", through_relays(federation.relays, hub_peer_ids)))
-    if mdns is not None:
-        found.append(Way("mdns", mdns.heard("hub")))
+    if network.mdns is not None:
+        found.append(Way("mdns", network.mdns.heard("hub")))
+    if federation.enable_dht and federation.bootstrap:
+        bootstrap = configured_peers(federation.bootstrap)
+        dht = Dht(
+            network.host, network.identity, name=None, trusted=lambda peer: peer in hub_peer_ids, bootstrap=bootstrap
+        )
+        found.append(Way("dht", dht.hubs(hub_peer_ids)))
     return found
 
 
 @asynccontextmanager
-async def opened(identity: Identity, *, multicast: bool) -> AsyncIterator[tuple[Host, Mdns | None]]:
+async def opened(identity: Identity, *, multicast: bool) -> AsyncIterator[Network]:
     """A host on ports of its own, and the local network if it is to be used."""
     async with AsyncExitStack() as stack:
         host = await stack.enter_async_context(open_host(identity, PORTS))
         mdns = await stack.enter_async_context(open_mdns()) if multicast else None
-        yield host, mdns
+        yield Network(identity, host, mdns)
 
 
 async def register_once(settings: NodeSettings) -> Registered:
@@ -98,15 +114,15 @@ async def register_once(settings: NodeSettings) -> Registered:
         endpoints=NOWHERE,
         schema_version=0,
     )
-    async with opened(identity, multicast=federation.enable_mdns) as (host, mdns):
+    async with opened(identity, multicast=federation.enable_mdns) as network:
         try:
-            sources = [way.source for way in ways(settings, [hub_peer_id], mdns)]
-            reached = await find_hub(host, [hub_peer_id], sources, timeout=FIND_SECONDS)
+            sources = [way.source for way in ways(settings, [hub_peer_id], network)]
+            reached = await find_hub(network.host, [hub_peer_id], sources, timeout=FIND_SECONDS)
         except PeerUnavailable as error:
             if not federation.hub_url:
                 raise PeerUnavailable(error.message, hint=NOT_FOUND) from None
         else:
-            return await _join_and_leave(host, reached, key, application)
+            return await _join_and_leave(network.host, reached, key, application)
     return await join_over_http(federation.hub_url, hub_peer_id, key, application)
 
 
@@ -129,17 +145,17 @@ async def first_hub() -> PeerAddresses:
     """
     claimed: dict[str, PeerAddresses] = {}
     answered: list[PeerAddresses] = []
-    async with opened(Identity.generate(), multicast=True) as (host, mdns):
-        assert mdns is not None
+    async with opened(Identity.generate(), multicast=True) as network:
+        assert network.mdns is not None
         with trio.move_on_after(LISTEN_SECONDS):
-            async with mdns.peers(role="hub") as findings:
+            async with network.mdns.peers(role="hub") as findings:
                 async for found in findings:
                     if found.peer_id in claimed or len(claimed) < MAX_HUBS:
                         claimed[found.peer_id] = found
 
         async def dial(found: PeerAddresses) -> None:
             try:
-                await host.connect(found.peer_id, found.addresses, timeout=DIAL_SECONDS)
+                await network.host.connect(found.peer_id, found.addresses, timeout=DIAL_SECONDS)
             except PeerUnavailable:
                 return
             answered.append(found)
