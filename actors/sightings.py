@@ -19,7 +19,7 @@ def farewell(cluster: Cluster, reason: str) -> HealthObserved:
     return HealthObserved(
         cluster.record.id,
         Health.UNREACHABLE,
-        f"{STOPS}: {reason}" if reason else STOPS,
+        STOPS if reason in ("", STOPS) else f"{STOPS}: {reason}",
         cluster.failures,
         flaps=cluster.flaps,
     )
