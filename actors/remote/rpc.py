@@ -1,7 +1,7 @@
 """Asking an actor of another daemon as if it were here.
 
 On a stream of ``/syndb/rpc/1`` requests and responses take turns, each one frame (:mod:`actors.remote.frames`,
-:mod:`actors.remote.envelope`). A client keeps some streams to a peer open (:mod:`actors.remote.places`); each carries
+:mod:`actors.remote.envelope`). A client keeps some streams to a peer open (:mod:`actors.remote.peers`); each carries
 one request at a time, and one on which anything went wrong is reset and never used again.
 
 A missed deadline or a lost stream does not mean that nothing was executed: the receiver remembers recent requests
@@ -40,7 +40,7 @@ from actors.remote.envelope import (
     encode_request,
 )
 from actors.remote.frames import MAX_FRAME_BYTES, FrameTooLarge, StreamEnded
-from actors.remote.places import MAX_CONTROLS_PER_PEER, MAX_PEERS, MAX_QUERIES_PER_PEER, Peer, Peers
+from actors.remote.peers import MAX_CONTROLS_PER_PEER, MAX_PEERS, MAX_QUERIES_PER_PEER, Peer, Peers
 from actors.remote.policy import Policy
 from actors.remote.replay import Execution, RecentAnswers
 from actors.remote.transport import Frames, Transport

@@ -10,7 +10,7 @@ import trio
 from actors.remote.envelope import decode_response, encode_request
 from actors.remote.frames import StreamEnded
 from actors.remote.host import MAX_STREAMS_PER_PEER
-from actors.remote.places import MAX_CONTROLS_PER_PEER, MAX_QUERIES_PER_PEER
+from actors.remote.peers import MAX_CONTROLS_PER_PEER, MAX_QUERIES_PER_PEER
 from actors.remote.policy import Policy, Trust
 from actors.remote.rpc import (
     MAX_REFUSED_IN_A_ROW,
