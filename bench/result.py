@@ -22,7 +22,8 @@ class Result:
         value: ours, in ``unit``; the median of ``n`` measurements.
         reference: the same work without SynDB, in the same unit; None where there is nothing to compare with.
         ratio: value / reference.
-        goal: the most that the ratio, or without a reference the value, should be; None for mere information.
+        goal: the most that the ratio, or without a reference the value, should be, and the least for a rate; None for
+            mere information.
         met: whether it was; None without a goal.
     """
 
@@ -40,6 +41,12 @@ def compared(name: str, value: float, reference: float, unit: str, n: int, *, go
     """A cost beside that of the reference; the goal is the largest ratio."""
     ratio = value / reference
     return Result(name, value, reference, ratio, unit, n, goal, ratio <= goal)
+
+
+def rate(name: str, value: float, reference: float, unit: str, n: int, *, goal: float) -> Result:
+    """A rate beside that of the reference; the goal is the smallest ratio."""
+    ratio = value / reference
+    return Result(name, value, reference, ratio, unit, n, goal, ratio >= goal)
 
 
 def measured(name: str, value: float, unit: str, n: int, *, goal: float | None = None) -> Result:
