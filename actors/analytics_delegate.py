@@ -14,7 +14,7 @@ import pyarrow as pa
 import structlog
 import trio
 
-from actors.cluster import Catalogue
+from actors.catalogue import Catalogue
 from actors.runtime import Actor, handle
 from syndb_common import tracing
 from syndb_common.engine.interface import Answer, Engine, Limits

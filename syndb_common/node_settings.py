@@ -5,6 +5,7 @@ The daemon obeys the file and the command line writes it, so both read it here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -73,9 +74,19 @@ class FederationSettings(Settings):
     @property
     def hub_addresses(self) -> list[str]:
         """The configured addresses, each with the PeerId it must lead to, which people may leave out."""
-        return [
-            address if "/p2p/" in address else f"{address}/p2p/{self.hub_peer_id}" for address in self.hub_multiaddrs
-        ]
+        return self.hub_addresses_of([self.hub_peer_id])
+
+    def hub_addresses_of(self, hub_peer_ids: Sequence[str]) -> list[str]:
+        """The configured addresses, each as the place of every one of these hubs.
+
+        A hub that changes its key stays where it is. What names another peer than the configured hub is left alone.
+        """
+        found = []
+        for address in self.hub_multiaddrs:
+            place = address.removesuffix(f"/p2p/{self.hub_peer_id}")
+            named = "/p2p/" in place and place == address and not address.endswith("/p2p-circuit")
+            found += [address] if named else [f"{place}/p2p/{peer_id}" for peer_id in hub_peer_ids]
+        return found
 
 
 class FlightSettings(Settings):

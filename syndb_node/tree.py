@@ -6,33 +6,44 @@
     node                one_for_one
     ├── engine          the process that owns ClickHouse's files and serves Flight
     ├── schema_keeper   applies the hub's migrations
+    ├── ontology_keeper keeps the federation's terms
     ├── analytics       answers plans, under the owner's policy
     └── cluster         joins the hub and answers its pings
 """
 
 from __future__ import annotations
 
+import contextlib
+import signal
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 
 import structlog
 import trio
 
+from actors import key_rotation
 from actors.analytics_delegate import AnalyticsDelegate, Running
-from actors.cluster import Catalogue, Cluster, Membership
+from actors.catalogue import Catalogue
+from actors.cluster import LEAVE_SECONDS, Cluster, Leave, Rejoin
+from actors.hub_link import FoundHub, HubLink
+from actors.hub_pins import HubPins
+from actors.joining import FederationSecret, Membership
+from actors.key_rotation import NodeKeys
+from actors.node_state import NodeState
+from actors.ontology_sync import OntologyFile, OntologyKeeper
 from actors.remote.discovery.hub import find_hub
 from actors.remote.discovery.mdns import Mdns, open_mdns
 from actors.remote.discovery.static import configured, through_relays
 from actors.remote.host import Host
-from actors.remote.identity import Identity
 from actors.remote.policy import Policy as RpcPolicy
 from actors.remote.policy import Trust
-from actors.remote.proof import derive_key
 from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
-from actors.runtime import ActorRef, ChildSpec, Intensity, Supervisor, Tree, run_tree
+from actors.runtime import ActorError, ActorRef, ChildSpec, Intensity, Supervisor, Tree, run_tree
 from actors.schema_sync import SchemaKeeper
 from actors.service import Service
 from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.errors import SynDBError
 from syndb_common.flight.settings import FlightSettings
 from syndb_common.messages import (
     AnalyticsQuery,
@@ -41,6 +52,7 @@ from syndb_common.messages import (
     Endpoints,
     GetFlightEndpoint,
     HealthPing,
+    OntologySync,
     SchemaSync,
 )
 from syndb_common.node_settings import NodeSettings
@@ -53,72 +65,148 @@ FIND_SECONDS = 20.0
 INTENSITY = Intensity(restarts=10, within=60.0)
 """An engine that dies more than ten times a minute will not get well by being started again."""
 
+Reload = Callable[[], NodeSettings]
+"""Reads the configuration again; raises ConfigError."""
 
-async def serve(settings: NodeSettings, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """Run a node until cancelled; started once it listens, whether or not the hub is there."""
-    identity = await trio.to_thread.run_sync(Identity.load_or_create, settings.data_dir / "identity.key")
-    federation = settings.federation
-    key = await derive_key(federation.password.get_secret_value(), federation.hub_peer_id)
-    host = Host(identity, federation.listen)
-    async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
-        mdns = await stack.enter_async_context(open_mdns()) if federation.enable_mdns else None
-        parts = _Parts(settings, identity, key, host, mdns)
-        tree: Tree = await nursery.start(run_tree, parts.supervisor())
-        # A hub that finds the port open must find somebody who answers: listening comes last.
-        parts.answer_hub(tree)
-        await nursery.start(host.run)
-        parts.listening.set()
-        log.info("node started", cluster=settings.cluster.name, peer_id=identity.peer_id, listen=list(host.addresses))
-        task_status.started()
+
+async def serve(
+    settings: NodeSettings,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    *,
+    reload: Reload | None = None,
+) -> None:
+    """Run a node until cancelled; started once it listens, whether or not the hub is there.
+
+    Args:
+        settings: its configuration.
+        task_status: told when it listens.
+        reload: what SIGHUP calls to read the configuration again; None leaves the signal alone.
+    """
+    keys = await trio.to_thread.run_sync(key_rotation.load_keys, settings.data_dir)
+    pins = await trio.to_thread.run_sync(HubPins, settings.data_dir, settings.federation.hub_peer_id)
+    async with trio.open_nursery() as nursery:
+        work = trio.CancelScope()
+        parts = _Parts(settings, keys, pins)
+        try:
+            tree: Tree = await nursery.start(parts.run, work)
+            # From here on the parts outlive a cancellation by the moment it takes to say goodbye.
+            work.shield = True
+            log.info("node started", cluster=settings.cluster.name, peer_id=keys.identity.peer_id)
+            task_status.started()
+            if reload is not None:
+                nursery.start_soon(parts.reload_on_signal, tree, reload)
+            await trio.sleep_forever()
+        finally:
+            if parts.listening.is_set():
+                with trio.move_on_after(LEAVE_SECONDS, shield=True):
+                    await parts.leave(tree)
+            work.cancel()
 
 
 class _Parts:
     """The parts and who is given what."""
 
-    def __init__(self, settings: NodeSettings, identity: Identity, key: bytes, host: Host, mdns: Mdns | None) -> None:
+    def __init__(self, settings: NodeSettings, keys: NodeKeys, pins: HubPins) -> None:
         self._settings = settings
+        self._pins = pins
         self.listening = trio.Event()
-        self._host = host
-        self._mdns = mdns
-        self._client = RpcClient(host)
+        self._host = Host(keys.identity, settings.federation.listen)
+        self._mdns: Mdns | None = None
+        self._client = RpcClient(self._host)
         self._engine = EmbeddedEngine(settings.data_dir / "engine", flight=_flight(settings))
         self._policy = Policy(settings.policy)
         self._catalogue = Catalogue(self._engine, self._policy.share)
+        self._ontology = OntologyFile(settings.data_dir / "ontology.json")
         self._running = Running(settings.limits.concurrent_queries)
-        self._membership = Membership(
-            name=settings.cluster.name,
-            node_peer_id=identity.peer_id,
-            hub_peer_id=settings.federation.hub_peer_id,
-            key=key,
-            institution=settings.cluster.institution,
-            description=settings.cluster.description,
-            contact_email=settings.cluster.contact_email,
-            software=f"syndb-node {version('syndb')}",
+        self._secret = FederationSecret(settings.federation.password)
+        self._state = NodeState(settings.data_dir, settings.cluster.name, keys.identity.peer_id)
+        self._link = HubLink(
+            folder=settings.data_dir,
+            membership=Membership(
+                name=settings.cluster.name,
+                institution=settings.cluster.institution,
+                description=settings.cluster.description,
+                contact_email=settings.cluster.contact_email,
+                software=f"syndb-node {version('syndb')}",
+            ),
+            keys=keys,
+            pins=pins,
+            secret=self._secret,
+            find_hub=self._find_hub,
+            hub_url=lambda: self._settings.federation.hub_url,
+            endpoints=self._endpoints,
         )
 
-    def supervisor(self) -> Supervisor:
+    async def run(
+        self, scope: trio.CancelScope, *, task_status: trio.TaskStatus[Tree] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run everything until ``scope`` is cancelled; started with the tree once the host listens."""
+        with scope:
+            async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+                if self._settings.federation.enable_mdns:
+                    self._mdns = await stack.enter_async_context(open_mdns())
+                tree: Tree = await nursery.start(run_tree, self._supervisor())
+                # A hub that finds the port open must find somebody who answers: listening comes last.
+                self._answer_hub(tree)
+                await nursery.start(self._host.run)
+                self.listening.set()
+                task_status.started(tree)
+
+    async def reload_on_signal(self, tree: Tree, reload: Reload) -> None:
+        """On SIGHUP join anew with what is configured now: password, addresses, pinned hub. Queries go on."""
+        with trio.open_signal_receiver(signal.SIGHUP) as signals:
+            async for _ in signals:
+                try:
+                    settings = await trio.to_thread.run_sync(reload)
+                    federation = settings.federation
+                    await self._pins.reload(federation.hub_peer_id)
+                except SynDBError as error:
+                    log.warning("configuration not read again", cause=error.message, hint=error.hint)
+                    continue
+                kept = self._settings.federation.model_copy(
+                    update={name: getattr(federation, name) for name in _RELOADED}
+                )
+                if settings != self._settings.model_copy(update={"federation": federation}) or federation != kept:
+                    log.warning("what does not concern joining takes effect when the node is restarted")
+                self._settings = self._settings.model_copy(update={"federation": kept})
+                self._secret.replace(federation.password)
+                log.info("configuration read again", hub=self._pins.current)
+                with contextlib.suppress(ActorError):  # too much is waiting: the next attempt to join will see it
+                    tree.ref("cluster").tell(Rejoin())
+
+    async def leave(self, tree: Tree) -> None:
+        """Tell the hub that the node stops, if it is joined and the hub answers."""
+        try:
+            await tree.ref("cluster").ask(Leave(), timeout=LEAVE_SECONDS)
+        except (SynDBError, ActorError) as error:
+            log.info("the hub was not told that the node stops", cause=str(error))
+
+    def _supervisor(self) -> Supervisor:
         """The tree of the module's docstring."""
         return Supervisor(
             "node",
             children=[
                 ChildSpec("engine", lambda: Service(self._engine.run)),
-                ChildSpec("schema_keeper", lambda: SchemaKeeper(engine=self._engine)),
+                ChildSpec(
+                    "schema_keeper", lambda: SchemaKeeper(engine=self._engine, changed=self._catalogue.look_again)
+                ),
+                ChildSpec("ontology_keeper", lambda: OntologyKeeper(file=self._ontology)),
                 ChildSpec("analytics", self._analytics),
                 ChildSpec("cluster", self._cluster),
             ],
             intensity=INTENSITY,
         )
 
-    def answer_hub(self, tree: Tree) -> None:
+    def _answer_hub(self, tree: Tree) -> None:
         """Route the messages of the pinned hub, and of nobody else, to the actors."""
-        hub_peer_id = self._settings.federation.hub_peer_id
-        policy = RpcPolicy(lambda peer_id: Trust.HUB if peer_id == hub_peer_id else Trust.ANYONE)
-        cluster, analytics, schema_keeper = (tree.ref(name) for name in ("cluster", "analytics", "schema_keeper"))
+        policy = RpcPolicy(lambda peer_id: Trust.HUB if self._pins.trusts(peer_id) else Trust.ANYONE)
+        cluster, analytics = tree.ref("cluster"), tree.ref("analytics")
         routes: dict[type, ActorRef] = {
             HealthPing: cluster,
             DatasetCatalogRequest: cluster,
             GetFlightEndpoint: cluster,
-            SchemaSync: schema_keeper,
+            SchemaSync: tree.ref("schema_keeper"),
+            OntologySync: tree.ref("ontology_keeper"),
             AnalyticsQuery: analytics,
             CancelQuery: analytics,
         }
@@ -135,13 +223,13 @@ class _Parts:
 
     def _cluster(self) -> Cluster:
         return Cluster(
-            membership=self._membership,
+            link=self._link,
             catalogue=self._catalogue,
-            endpoints=self._endpoints,
-            find_hub=self._find_hub,
+            state=self._state,
             load=lambda: len(self._running),
-            state_file=self._settings.data_dir / "federation-state.json",
-            silence_seconds=self._settings.federation.hub_silence_seconds,
+            silence_seconds=lambda: self._settings.federation.hub_silence_seconds,
+            lost=self._host.lost,
+            ontology_revision=lambda: self._ontology.revision,
         )
 
     def _endpoints(self) -> Endpoints:
@@ -151,15 +239,19 @@ class _Parts:
             flight_certificate=self._engine.flight_certificate,
         )
 
-    async def _find_hub(self) -> ActorRef:
+    async def _find_hub(self) -> FoundHub:
         await self.listening.wait()
         federation = self._settings.federation
-        hub_peer_id = federation.hub_peer_id
-        sources = [configured(federation.hub_addresses), through_relays(federation.relays, [hub_peer_id])]
+        pinned = [self._pins.current, *filter(None, [self._pins.successor])]
+        sources = [configured(federation.hub_addresses_of(pinned)), through_relays(federation.relays, pinned)]
         if self._mdns is not None:
             sources.append(self._mdns.heard("hub"))
-        found = await find_hub(self._host, [hub_peer_id], sources, timeout=FIND_SECONDS)
-        return RemoteRef(self._client, found.peer_id, lambda: found.addresses, "syndb-hub")
+        found = await find_hub(self._host, pinned, sources, timeout=FIND_SECONDS)
+        return FoundHub(found.peer_id, RemoteRef(self._client, found.peer_id, lambda: found.addresses, "syndb-hub"))
+
+
+_RELOADED = ("password", "hub_peer_id", "hub_multiaddrs", "hub_url", "relays", "hub_silence_seconds")
+"""What SIGHUP changes of a running node: all that joining looks at anew."""
 
 
 def _flight(settings: NodeSettings) -> FlightSettings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC
 from typing import Any
 
+import pyarrow as pa
 import structlog
 from pydantic import ValidationError
 
@@ -23,16 +24,29 @@ _log = structlog.get_logger(__name__)
 
 
 async def versions(engine: Engine) -> list[PublishedVersion]:
-    """All published versions, by data set and number; empty before the first migration.
+    """All published versions, by data set and number; empty before the first migration."""
+    found = await rows(engine)
+    return [] if found is None else parse(found)
+
+
+async def rows(engine: Engine) -> pa.Table | None:
+    """The commit rows of all published versions; equal tables mean that nothing was published in between.
+
+    None before the first migration.
+    """
+    try:
+        return (await engine.query(_SQL)).table
+    except UnknownName:
+        return None
+
+
+def parse(rows: pa.Table) -> list[PublishedVersion]:
+    """The versions of these commit rows.
 
     A commit row that cannot be read is left out and logged: one damaged row must not hide the others.
     """
-    try:
-        answer = await engine.query(_SQL)
-    except UnknownName:
-        return []
     found = []
-    for row in answer.table.to_pylist():
+    for row in rows.to_pylist():
         try:
             found.append(_version(row))
         except ValidationError as error:

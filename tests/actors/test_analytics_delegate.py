@@ -15,7 +15,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from actors.analytics_delegate import AnalyticsDelegate, Running
-from actors.cluster import Catalogue
+from actors.catalogue import Catalogue
 from actors.runtime import ActorRef, ChildSpec, MailboxFull, Supervisor, run_tree
 from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.interface import INLINE_BYTES, Answer, Limits, Offer, Scan

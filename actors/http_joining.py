@@ -1,0 +1,121 @@
+"""Joining over HTTP, where libp2p does not get through: the same challenge in two requests.
+
+No connection proves a PeerId here, so that both sides sign the transcript with their keys besides proving the secret.
+What is not signed, of all things the hub's next key, is not believed. Numbers, texts and lists travel as JSON, bytes
+as base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Annotated, Any, TypeVar
+
+import httpx
+import trio
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+
+from actors.joining import Application, Attempt
+from actors.remote.identity import is_signed_by
+from actors.remote.proof import http_statement
+from syndb_common.errors import DeadlineExceeded, ErrorBody, JoinRefused, PeerUnavailable, SynDBError
+from syndb_common.messages import JoinChallenge, Registered
+
+PATH = "/v1/federation/register"
+STEP_SECONDS = 10.0
+"""Deadline of one request with everything that belongs to it."""
+MAX_ANSWER_BYTES = 64 * 1024
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def _bytes(value: Any) -> Any:
+    return base64.b64decode(value, validate=True) if isinstance(value, str) else value
+
+
+class _Challenge(JoinChallenge):
+    hub_nonce: Annotated[bytes, BeforeValidator(_bytes)] = Field(min_length=32, max_length=32)
+
+
+class _Registered(Registered):
+    hub_proof: Annotated[bytes, BeforeValidator(_bytes)] = Field(min_length=32, max_length=32)
+    signature: Annotated[bytes, BeforeValidator(_bytes)] = Field(min_length=64, max_length=64)
+
+
+async def join_over_http(url: str, hub_peer_id: str, key: bytes, application: Application) -> Registered:
+    """Join the pinned hub at the address of its REST API.
+
+    Args:
+        url: of the hub, without the path; may lead through proxies (``HTTPS_PROXY`` is heeded).
+        hub_peer_id: whose signature must stand under the acceptance.
+        key: what :class:`actors.joining.FederationSecret` gives for it.
+        application: what the node says.
+
+    Returns:
+        The acceptance, without a next key of the hub.
+
+    Raises:
+        PeerUnavailable: nobody answers there, or not as a hub does.
+        DeadlineExceeded: not in time.
+        JoinRefused: the password, the name, or the hub's proof or signature is not what it should be.
+        SynDBError: what the hub answered.
+    """
+    attempt = Attempt(application, hub_peer_id, key)
+    identity = application.identity
+    async with httpx.AsyncClient(follow_redirects=False, timeout=STEP_SECONDS) as client:
+        place = url.rstrip("/") + PATH
+        first = {"peer_id": identity.peer_id, **attempt.request().model_dump()}
+        challenge = await _post(client, place, first, _Challenge)
+        second = {"peer_id": identity.peer_id, **attempt.registration(challenge).model_dump(exclude_none=True)}
+        second["signature"] = identity.sign(http_statement(b"node", attempt.transcript))
+        registered = await _post(client, place, second, _Registered)
+    if not is_signed_by(hub_peer_id, registered.signature, http_statement(b"hub", attempt.transcript)):
+        raise JoinRefused(
+            f"what answers at {url} is not the hub {hub_peer_id}",
+            hint="Check federation.hub_url and federation.hub_peer_id with the hub's operator.",
+        )
+    attempt.check(registered)
+    return registered.model_copy(update={"next_hub_peer_id": ""})
+
+
+async def _post(client: httpx.AsyncClient, url: str, body: dict[str, Any], kind: type[T]) -> T:
+    """One request; its answer as ``kind``."""
+    try:
+        with trio.fail_after(STEP_SECONDS):
+            # A compressed answer could be small on the way and without end here.
+            headers = {"content-type": "application/json", "accept-encoding": "identity"}
+            async with client.stream("POST", url, content=json.dumps(body, default=_text), headers=headers) as response:
+                answer = await _bounded(response)
+    except (trio.TooSlowError, httpx.TimeoutException):
+        raise DeadlineExceeded(f"{url} did not answer within {STEP_SECONDS:g} s") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise PeerUnavailable(
+            f"{url} cannot be reached: {error or type(error).__name__}", hint="Check federation.hub_url."
+        ) from None
+    try:
+        if response.status_code != 200:
+            raise SynDBError.from_body(ErrorBody.model_validate_json(answer))
+        return kind.model_validate_json(answer)
+    except (ValidationError, ValueError):
+        raise PeerUnavailable(
+            f"{url} answered {response.status_code} and not as a hub does", hint="Check federation.hub_url."
+        ) from None
+
+
+async def _bounded(response: httpx.Response) -> bytes:
+    """The whole body.
+
+    Raises:
+        PeerUnavailable: it is longer than any answer of a hub.
+    """
+    parts = bytearray()
+    async for part in response.aiter_raw():
+        parts += part
+        if len(parts) > MAX_ANSWER_BYTES:
+            raise PeerUnavailable(f"{response.url} answers without end, and not as a hub does")
+    return bytes(parts)
+
+
+def _text(value: object) -> str:
+    """What JSON has no word for."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
