@@ -46,12 +46,16 @@ class FrameStream:
         stream: an open libp2p stream.
         peer_id: the peer at the other end, proved by the connection's handshake.
         on_over: called when the stream has been closed or reset.
+
+    Attributes:
+        limit: says how large a received frame's payload may be now, in bytes.
     """
 
     def __init__(
         self, stream: ByteStream, peer_id: str, *, on_over: Callable[[FrameStream], None] | None = None
     ) -> None:
         self.peer_id = peer_id
+        self.limit: Callable[[], int] = lambda: MAX_FRAME_BYTES
         self._on_over = on_over
         self._stream = stream
         self._buffer = bytearray()
@@ -109,7 +113,7 @@ class FrameStream:
     async def _next_frame(self) -> bytes:
         buffer, read = self._buffer, self._stream.read
         end = _LENGTH.size
-        while len(buffer) < end or (end := _frame_end(buffer)) > len(buffer):
+        while len(buffer) < end or (end := _frame_end(buffer, self.limit())) > len(buffer):
             chunk = await read(_READ_BYTES)
             if not chunk:
                 raise StreamEnded
@@ -139,8 +143,8 @@ class FrameStream:
         raise StreamEnded if ended else trio.TooSlowError
 
 
-def _frame_end(buffer: bytearray) -> int:
+def _frame_end(buffer: bytearray, limit: int) -> int:
     (length,) = _LENGTH.unpack_from(buffer)
-    if length > MAX_FRAME_BYTES:
-        raise FrameTooLarge(f"{length} bytes announced, at most {MAX_FRAME_BYTES} accepted")
+    if length > limit:
+        raise FrameTooLarge(f"{length} bytes announced, at most {limit} accepted")
     return int(length) + _LENGTH.size

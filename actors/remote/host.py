@@ -36,7 +36,7 @@ from libp2p.peer.id import ID
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 
 from actors.remote.dialling import DialCircuit, dial, innermost
-from actors.remote.frames import FrameStream, FrameTooLarge, StreamEnded
+from actors.remote.frames import MAX_FRAME_BYTES, FrameStream, FrameTooLarge, StreamEnded
 from actors.remote.identity import Identity, is_peer_id
 from actors.remote.multiaddrs import (
     candidates,
@@ -52,8 +52,14 @@ from syndb_common.errors import ConfigError, InvalidRequest, PeerUnavailable
 MAX_STREAMS_PER_PEER = 64
 """Inbound streams of one peer at once: a pool of idle ones and all queries a hub sends to one node."""
 
-MAX_STREAMS = 1024
-"""Inbound streams of all peers at once."""
+MAX_STREAMS = 4096
+"""Inbound streams of all peers at once: eight for each connection there may be."""
+
+MAX_STREAMS_OF_STRANGERS = 256
+"""Inbound streams of all peers that are not known, at once."""
+
+MAX_STRANGER_FRAME_BYTES = 64 * 1024
+"""Largest frame of a peer that is not known; joining takes a few kilobytes."""
 
 PROBE_SECONDS = 1.0
 """Between two signs of life of a peer that is watched (:meth:`Host.lost`): 32 bytes each way."""
@@ -73,6 +79,7 @@ log = structlog.get_logger()
 @dataclass
 class _Load:
     total: int = 0
+    strangers: int = 0
     by_peer: Counter[ID] = field(default_factory=Counter)
 
 
@@ -82,6 +89,8 @@ class Host:
     Args:
         identity: whose PeerId this host has.
         listen: multiaddrs, ``/ip4/.../udp/.../quic-v1`` and ``/ip4/.../tcp/...``; port 0 lets the system choose.
+        known: whether a PeerId is one the daemon knows, such as a member of its federation; asked each time. What
+            others may take is small, see :mod:`actors.remote.inbound`.
 
     Attributes:
         peer_id: the identity's PeerId.
@@ -91,11 +100,14 @@ class Host:
         circuit_addresses: where this host is reached through relays; set there as well.
     """
 
-    def __init__(self, identity: Identity, listen: Sequence[str]) -> None:
+    def __init__(
+        self, identity: Identity, listen: Sequence[str], *, known: Callable[[str], bool] = lambda _peer_id: False
+    ) -> None:
         quiet_logging()
         self.peer_id = identity.peer_id
         self._listen = [parse_listen(text) for text in listen]
-        self._swarm = DaemonSwarm(identity.key_pair)
+        self._known = known
+        self._swarm = DaemonSwarm(identity.key_pair, known)
         self._libp2p = new_host(self._swarm)
         self._swarm.set_stream_handler(self._admit)
         self.counters = self._swarm.counters
@@ -150,6 +162,8 @@ class Host:
 
         async def on_frames(stream: INetStream) -> None:
             frames = self._swarm.adopt(stream)
+            peer = frames.peer_id
+            frames.limit = lambda: MAX_FRAME_BYTES if self._known(peer) else MAX_STRANGER_FRAME_BYTES
             try:
                 await handler(frames)
             except BaseException:
@@ -331,11 +345,17 @@ class Host:
     async def _admit(self, stream: INetStream) -> None:
         """Everything an inbound stream does happens in here, so that nothing it raises reaches libp2p."""
         load, peer = self._load, stream.muxed_conn.peer_id
-        if load.total >= MAX_STREAMS or load.by_peer[peer] >= MAX_STREAMS_PER_PEER:
+        stranger = not self._known(str(peer))
+        if (
+            load.total >= MAX_STREAMS
+            or load.by_peer[peer] >= MAX_STREAMS_PER_PEER
+            or (stranger and load.strangers >= MAX_STREAMS_OF_STRANGERS)
+        ):
             self.counters["refused_streams"] += 1
             await reset_stream(stream)
             return
         load.total += 1
+        load.strangers += stranger
         load.by_peer[peer] += 1
         try:
             await self._libp2p._swarm_stream_handler(stream)
@@ -344,15 +364,18 @@ class Host:
             await reset_stream(stream)
         finally:
             load.total -= 1
+            load.strangers -= stranger
             load.by_peer[peer] -= 1
             if not load.by_peer[peer]:
                 del load.by_peer[peer]
 
 
 @asynccontextmanager
-async def open_host(identity: Identity, listen: Sequence[str]) -> AsyncIterator[Host]:
+async def open_host(
+    identity: Identity, listen: Sequence[str], *, known: Callable[[str], bool] = lambda _peer_id: False
+) -> AsyncIterator[Host]:
     """A host that listens within the block."""
-    host = Host(identity, listen)
+    host = Host(identity, listen, known=known)
     async with trio.open_nursery() as nursery:
         await nursery.start(host.run)
         yield host

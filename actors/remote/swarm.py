@@ -20,12 +20,14 @@ import logging
 import os
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from typing import Protocol
 
+from aioquic.quic.connection import QuicConnection
 from libp2p.abc import IMuxedConn, INetConn, INetStream
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
-from libp2p.custom_types import TProtocol
+from libp2p.custom_types import TProtocol, TQUICConnHandlerFn
 from libp2p.host.basic_host import BasicHost
 from libp2p.identity.identify_push.identify_push import ID_PUSH
 from libp2p.io.abc import ReadWriteCloser
@@ -44,15 +46,14 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.quic.config import QUICTransportConfig
 from libp2p.transport.quic.connection import QUICConnection
+from libp2p.transport.quic.listener import QUICListener, QUICPacketInfo
 from libp2p.transport.quic.transport import QUICTransport
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from actors.remote.frames import FrameStream, StreamEnded
-
-MAX_INBOUND_CONNECTIONS = 200
-"""One per node, with room for reconnects. libp2p's task manager stops at 1000 tasks, of which each takes three."""
+from actors.remote.inbound import MAX_INBOUND_CONNECTIONS, Handshakes, Places
 
 IDLE_SECONDS = 60.0
 """A QUIC connection without a packet for this long is dropped. Health pings come several times within it."""
@@ -81,7 +82,7 @@ class DaemonSwarm(Swarm):
 
     counters: Counter[str]
 
-    def __init__(self, key_pair: KeyPair) -> None:
+    def __init__(self, key_pair: KeyPair, known: Callable[[str], bool]) -> None:
         peer_id = ID.from_pubkey(key_pair.public_key)
         peerstore = PeerStore()
         peerstore.add_key_pair(peer_id, key_pair)
@@ -90,6 +91,7 @@ class DaemonSwarm(Swarm):
             auto_connect_interval=_NEVER,
             min_connections=0,
             low_watermark=0,
+            # Ours bound it, see actors.remote.inbound; what is dialled is bounded by who is dialled.
             max_connections=4 * MAX_INBOUND_CONNECTIONS,
             high_watermark=4 * MAX_INBOUND_CONNECTIONS,
             inbound_upgrade_timeout=NEGOTIATION_SECONDS,
@@ -98,6 +100,7 @@ class DaemonSwarm(Swarm):
             outbound_stream_protocol_negotiation_timeout=NEGOTIATION_SECONDS,
             STREAM_READ_TIMEOUT=_NEVER,
         )
+        handshakes = Handshakes()
         super().__init__(
             peer_id,
             peerstore,
@@ -107,12 +110,13 @@ class DaemonSwarm(Swarm):
                 },
                 muxer_transports_by_protocol={TProtocol(YAMUX): Yamux},
             ),
-            transports=[QUICTransport(key_pair.private_key, config=config), TCP()],
+            transports=[_Quic(key_pair, config, handshakes), TCP()],
             retry_config=RetryConfig(max_retries=0),
             connection_config=config,
         )
         self.counters = Counter()
-        self._inbound: list[SwarmConn] = []
+        self.places = Places(known)
+        self._handshakes = handshakes
         self._watched: dict[INetConn, set[Ending]] = {}
 
     def adopt(self, stream: INetStream) -> FrameStream:
@@ -148,10 +152,19 @@ class DaemonSwarm(Swarm):
         return [connection for connection in self.connections.get(peer_id, []) if not connection.is_closed]
 
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
-        """Register a connection and watch for its end."""
+        """Register a connection and watch for its end.
+
+        Raises:
+            NoPlace: it came from outside, and there is no room.
+        """
+        inbound = direction == "inbound"
+        if inbound:
+            giving_way = self.places.make_room(str(muxed_conn.peer_id), remote_host(muxed_conn))
+            if giving_way is not None:
+                await giving_way.close()
         connection = await super().add_conn(muxed_conn, direction)
-        if direction == "inbound":
-            self._inbound.append(connection)
+        if inbound and not connection.is_closed:
+            self.places.take(connection, remote_host(muxed_conn))
         self.manager.run_task(self._end_streams_with, connection)
         return connection
 
@@ -164,8 +177,7 @@ class DaemonSwarm(Swarm):
 
     async def _end_streams_with(self, connection: SwarmConn) -> None:
         await connection.event_closed.wait()
-        if connection in self._inbound:
-            self._inbound.remove(connection)
+        self.places.give_back(connection)
         for ending in tuple(self._watched.pop(connection, ())):
             ending.end()
 
@@ -174,13 +186,15 @@ class DaemonSwarm(Swarm):
 
     async def accept(self, read_write_closer: ReadWriteCloser) -> None:
         """Accept one connection, and return when it ends: that closes what is below it."""
+        muxed: IMuxedConn
         try:
-            await self._make_room()
             if isinstance(read_write_closer, IMuxedConn):
-                muxed: IMuxedConn = read_write_closer
+                muxed = read_write_closer
                 await self.add_conn(muxed, direction="inbound")
             else:
-                muxed = await self.upgrade_inbound_raw_conn(RawConnection(read_write_closer, False), _ANYWHERE)
+                raw = RawConnection(read_write_closer, False)
+                with self._handshakes.one(remote_host(read_write_closer)):
+                    muxed = await self.upgrade_inbound_raw_conn(raw, _ANYWHERE)
         except Exception as error:
             # A port open to the world sees every kind of it.
             self.counters["refused_connections"] += 1
@@ -188,19 +202,42 @@ class DaemonSwarm(Swarm):
             with contextlib.suppress(Exception):
                 await read_write_closer.close()
             return
-        for connection in self._inbound:
-            if connection.muxed_conn is muxed:
+        for connection in self.connections.get(muxed.peer_id, ()):
+            if connection.muxed_conn is muxed and isinstance(connection, SwarmConn):
                 await connection.event_closed.wait()
                 break
 
-    async def _make_room(self) -> None:
-        """When all places are taken, the oldest connection without an open stream gives way."""
-        if len(self._inbound) < MAX_INBOUND_CONNECTIONS:
-            return
-        unused = next((connection for connection in self._inbound if not connection.get_streams()), None)
-        if unused is None:
-            raise SwarmException("all places for connections are in use")
-        await unused.close()
+
+class _Quic(QUICTransport):
+    """Begins no more handshakes than it may, by the address that a first packet says it comes from."""
+
+    def __init__(self, key_pair: KeyPair, config: QUICTransportConfig, handshakes: Handshakes) -> None:
+        super().__init__(key_pair.private_key, config=config)
+        self.handshakes = handshakes
+
+    def create_listener(self, handler_function: TQUICConnHandlerFn) -> QUICListener:
+        """As libp2p's, but for the class of the listener."""
+        listener = _QuicListener(
+            transport=self,
+            handler_function=handler_function,
+            quic_configs={name: known for name, known in self._quic_configs.items() if name.endswith("_server")},
+            config=self._config,
+            security_manager=self._security_manager,
+        )
+        listener.handshakes = self.handshakes
+        self._listeners.append(listener)
+        return listener
+
+
+class _QuicListener(QUICListener):
+    handshakes: Handshakes
+
+    async def _handle_new_connection(
+        self, data: bytes, addr: tuple[str, int], packet_info: QUICPacketInfo
+    ) -> QuicConnection | None:
+        if not self.handshakes.may_begin(addr[0]):
+            return None
+        return await super()._handle_new_connection(data, addr, packet_info)
 
 
 def remote_host(connection: object) -> str:

@@ -72,10 +72,13 @@ def start_responder(tmp_path: Path) -> Iterator:
 
 @pytest.fixture
 def hosts(nursery: trio.Nursery) -> Callable[..., Awaitable[Host]]:
-    """``await hosts()`` is a host that only dials, ``await hosts("quic", "tcp")`` one that listens as well."""
+    """``await hosts()`` is a host that only dials, ``await hosts("quic", "tcp")`` one that listens as well.
 
-    async def start(*transports: str) -> Host:
-        host = Host(Identity.generate(), [LISTEN[name] for name in transports])
+    They know everybody; pass ``known`` for one that does not.
+    """
+
+    async def start(*transports: str, known: Callable[[str], bool] = lambda _peer_id: True) -> Host:
+        host = Host(Identity.generate(), [LISTEN[name] for name in transports], known=known)
         await nursery.start(host.run)
         return host
 

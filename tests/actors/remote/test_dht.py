@@ -47,6 +47,7 @@ def knows(dht, identity, name=HUB):
     return any(record.key == key_of(name, identity.peer_id) for record in dht.records)
 
 
+@pytest.mark.slow
 async def test_a_hub_that_restarted_elsewhere_is_found_through_another_node(nursery, daemons, tmp_path):
     hub_identity, a_identity = Identity.generate(), Identity.generate()
 
@@ -163,6 +164,7 @@ async def test_only_addresses_that_may_be_dialled_are_dialled_and_not_too_often(
     assert sum(hub.is_connected(member.peer_id) for member in members) == 2
 
 
+@pytest.mark.slow
 async def test_a_node_is_found_under_its_name_and_a_new_address_is_told_at_once(daemons):
     node_identity, hub_identity = Identity.generate(), Identity.generate()
     node, _ = await daemons(node_identity, name=cluster("berlin"), trusted=lambda peer: peer == hub_identity.peer_id)
@@ -176,6 +178,7 @@ async def test_a_node_is_found_under_its_name_and_a_new_address_is_told_at_once(
     assert hub_dht._store.get(first.key).sequence > first.sequence
 
 
+@pytest.mark.slow
 async def test_a_hub_hands_the_records_of_its_members_on_to_each_other(daemons):
     members, hub_identity = [Identity.generate(), Identity.generate()], Identity.generate()
     is_hub = {

@@ -11,7 +11,7 @@ from libp2p.peer.peerinfo import info_from_p2p_addr
 from multiaddr import Multiaddr
 
 from actors.remote import host as host_module
-from actors.remote import swarm as swarm_module
+from actors.remote import inbound as inbound_module
 from actors.remote.frames import StreamEnded
 from actors.remote.host import Host, open_host
 from actors.remote.identity import Identity
@@ -242,7 +242,7 @@ async def test_streams_of_one_peer_are_bounded(hosts, transport, monkeypatch):
 
 
 async def test_places_of_ended_connections_are_given_back(hosts, transport, monkeypatch):
-    monkeypatch.setattr(swarm_module, "MAX_INBOUND_CONNECTIONS", 2)
+    monkeypatch.setattr(inbound_module, "MAX_INBOUND_CONNECTIONS", 2)
     server = await hosts(transport)
     server.set_handler(ECHO, echo)
     for _ in range(5):
