@@ -2,12 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint types bench
+.PHONY: help setup demo test test-all soak lint types bench
 
 help:
-	@echo "make demo    one hub, three nodes, real connectomes, a guided tour (ONCE=1 ends after the tour)"
-	@echo "make test    lint, types and tests (FAST=1 leaves out the slow ones)"
-	@echo "make bench   measurements into bench/results.json"
+	@echo "make demo      one hub, three nodes, real connectomes, a guided tour (ONCE=1 ends after the tour)"
+	@echo "make test      lint, types and tests (FAST=1 leaves out the slow ones)"
+	@echo "make test-all  make test and the largest cases"
+	@echo "make soak      an hour of joins, kills and queries (SOAK_SECONDS=3600)"
+	@echo "make bench     measurements into bench/results.json"
 
 setup:
 	@$(PYTHON) tools/setup.py
@@ -22,7 +24,13 @@ types: setup
 	@echo "types: mypy --strict" && $(BIN)/mypy
 
 test: lint types
-	@echo "tests: pytest" && $(BIN)/pytest $(if $(FAST),-m "not slow") $(ARGS)
+	@echo "tests: pytest" && $(BIN)/pytest -m "not largest$(if $(FAST), and not slow)" $(ARGS)
+
+test-all: lint types
+	@echo "tests: pytest, all of them" && $(BIN)/pytest $(ARGS)
+
+soak: setup
+	@SOAK_SECONDS=$${SOAK_SECONDS:-3600} $(BIN)/pytest tests/soak -s $(ARGS)
 
 bench: setup
 	@$(BIN)/python -m bench $(ARGS)
