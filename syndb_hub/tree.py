@@ -83,6 +83,9 @@ log = structlog.get_logger(__name__)
 INTENSITY = Intensity(restarts=10, within=60.0)
 """An engine that dies more than ten times a minute will not get well by being started again."""
 
+ANNOUNCE_SECONDS = 5.0
+"""Between two looks at whether the machine's addresses have changed: half of a node's patience with a silent hub."""
+
 
 def store_path(settings: HubSettings) -> Path:
     """The metadata store's file."""
@@ -136,7 +139,13 @@ async def serve(
 
 
 async def _announce(mdns: Mdns, host: Host) -> None:
-    await mdns.announce(host.peer_id, host.addresses, role="hub")
+    """Be found on the LAN, also after this machine has got another address."""
+    announced: tuple[str, ...] = ()
+    while True:
+        if (addresses := host.addresses) != announced:
+            announced = addresses
+            await mdns.announce(host.peer_id, addresses, role="hub")
+        await trio.sleep(ANNOUNCE_SECONDS)
 
 
 class _Parts:
@@ -179,6 +188,7 @@ class _Parts:
         self._announcer = Announcer(
             self._directory, Announcement(store), present.next_peer_id, federation.ping_timeout_seconds
         )
+        host.known = self._is_member
         self._circuits = Circuits(host, configured_peers(federation.relays))
         self._dht = self._distributed_records() if federation.enable_dht else None
 

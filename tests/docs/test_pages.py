@@ -11,11 +11,11 @@ from tests.docs.pages import PAGES, ROOT, anchors, links, prose, text
 
 PLACES = (
     "/etc/syndb", "/etc/systemd",
-    "/var/lib/syndb", "/usr/bin/env", "/home", "/v1/", "/health", "/docs", "/openapi.json", "/ip4/",
+    "/var/lib/syndb", "/usr/bin/env", "/home", "/v1/", "/health", "/docs", "/openapi.json", "/ip4/", "/dns4/",
     "/p2p/", "/syndb/rpc/", "/result", "/metrics",
 )  # fmt: skip
 """Absolute paths and routes that mean the same to every reader."""
-HOSTS = {"127.0.0.1", "example.org", "www.w3.org"}
+HOSTS = {"127.0.0.1", "example.org", "hub.example.org", "www.w3.org"}
 
 
 def test_the_readme_is_short():

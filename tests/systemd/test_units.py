@@ -28,3 +28,8 @@ def test_the_daemon_is_supervised_and_sandboxed(unit: Path) -> None:
     lines = unit.read_text().splitlines()
     for directive in ("Type=notify", "WatchdogSec=30", "NoNewPrivileges=yes", "ProtectSystem=strict", "UMask=0077"):
         assert directive in lines
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_a_reload_is_the_signal_that_the_daemon_heeds(unit: Path) -> None:
+    assert "ExecReload=/bin/kill -HUP $MAINPID" in unit.read_text().splitlines()

@@ -45,9 +45,10 @@ class Mdns:
 
     def __init__(self, zeroconf: Zeroconf | None) -> None:
         self._zeroconf = zeroconf
+        self._announced: set[str] = set()
 
     async def announce(self, peer_id: str, addresses: Sequence[str], *, role: str) -> None:
-        """Announce a daemon until the block ends.
+        """Announce a daemon until the block ends, in place of what was announced of it before.
 
         Args:
             peer_id: its PeerId.
@@ -59,6 +60,9 @@ class Mdns:
         info = _service_info(peer_id, addresses, role)
         # No probing for others of that name: a PeerId has one owner, and a restarted daemon takes over its own.
         register = partial(self._zeroconf.register_service, info, cooperating_responders=True)
+        if peer_id in self._announced:
+            register = partial(self._zeroconf.update_service, info)
+        self._announced.add(peer_id)
         try:
             await trio.to_thread.run_sync(register, limiter=_ZEROCONF)
         except (Error, OSError) as error:

@@ -69,6 +69,19 @@ async def test_the_hub_is_found_on_the_local_network(hosts):
     assert not node.is_connected(impostor.peer_id)
 
 
+async def test_a_hub_that_has_moved_is_announced_anew(hosts):
+    hub = await hosts("tcp")
+    former = [address.replace("127.0.0.1", "192.0.2.1") for address in hub.addresses]
+    async with open_mdns(interfaces=LOOPBACK) as at_hub, open_mdns(interfaces=LOOPBACK) as at_node:
+        await at_hub.announce(hub.peer_id, former, role="hub")
+        async with at_node.peers(role="hub") as findings:
+            with trio.fail_after(20):
+                assert set((await findings.receive()).addresses) == set(former)
+                await at_hub.announce(hub.peer_id, hub.addresses, role="hub")
+                while set((await findings.receive()).addresses) != set(hub.addresses):
+                    pass
+
+
 async def test_a_configured_address_is_enough_where_there_is_no_multicast(hosts):
     hub, node = await hosts("quic"), await hosts()
     async with open_mdns(interfaces=["203.0.113.9"]) as unavailable:
