@@ -234,10 +234,11 @@ class ArrowQueries:
 
 
 class TwoNodes:
-    """A federation of one node that is as ``health`` says and one that is unreachable."""
+    """A federation of one node that is as ``health`` says, one that is unreachable, and ``more``."""
 
     def __init__(self) -> None:
         self.health: Health = "healthy"
+        self.more: list[ClusterView] = []
 
     def clusters(self) -> list[ClusterView]:
         datasets = tuple(
@@ -280,6 +281,7 @@ class TwoNodes:
                 last_seen=datetime(2026, 1, 1, tzinfo=UTC),
                 datasets=datasets,
             ),
+            *self.more,
         ]
 
     def cluster(self, cluster_id: UUID) -> ClusterView:

@@ -4,11 +4,16 @@ import { element, number, plural } from "./dom.js";
 
 const shown = new Map();
 
-function ago(moment) {
+function lasting(moment) {
   const seconds = Math.max(0, Math.round((Date.now() - Date.parse(moment)) / 1000));
-  if (seconds < 60) return "within the last minute";
-  if (seconds < 3600) return `${plural(Math.floor(seconds / 60), "minute")} ago`;
-  if (seconds < 172_800) return `${plural(Math.floor(seconds / 3600), "hour")} ago`;
+  if (seconds < 60) return "less than a minute";
+  if (seconds < 3600) return plural(Math.floor(seconds / 60), "minute");
+  if (seconds < 172_800) return plural(Math.floor(seconds / 3600), "hour");
+  return plural(Math.floor(seconds / 86_400), "day");
+}
+
+function ago(moment) {
+  if (Date.now() - Date.parse(moment) < 172_800_000) return `${lasting(moment)} ago`;
   return new Date(moment).toLocaleDateString("en-CA");
 }
 
@@ -22,32 +27,67 @@ function held(dataset) {
   return item;
 }
 
+const EXPLAINED = {
+  pending: "Its name is kept until a node proves itself under it.",
+  waiting: "The hub's operator has to approve it before it is asked anything.",
+};
+const STANDING = { pending: "not joined yet", waiting: "waits for approval", inactive: "deactivated" };
+const NOTABLE_SKEW_MS = 5000;
+
+function clock(cluster) {
+  const skew = cluster.clock_skew_ms;
+  if (skew === null || Math.abs(skew) < NOTABLE_SKEW_MS) return "";
+  const minutes = Math.round(Math.abs(skew) / 60_000);
+  const amount = Math.abs(skew) < 120_000 ? plural(Math.round(Math.abs(skew) / 1000), "second") : plural(minutes, "minute");
+  return `Its clock is ${amount} ${skew > 0 ? "ahead" : "behind"}.`;
+}
+
+// What somebody should look at, each in a sentence of its own. Nodes that take no part are not measured.
+function troubles(cluster) {
+  const active = cluster.standing === "active";
+  const found = [];
+  if (active && cluster.health !== "healthy" && cluster.health_cause) found.push(cluster.health_cause);
+  if (active && clock(cluster)) found.push(clock(cluster));
+  if (active && cluster.flaps > 1) found.push(`It was lost ${number(cluster.flaps)} times lately.`);
+  if (cluster.refused_addresses.length) {
+    found.push(`The hub does not dial addresses that nobody approved: ${cluster.refused_addresses.join(", ")}`);
+  }
+  return found;
+}
+
+function facts(cluster) {
+  const found = [plural(cluster.datasets.length, "data set"), `schema ${cluster.schema_version}`];
+  if (cluster.standing !== "active" || cluster.health === "healthy") return found;
+  if (cluster.health_since) found.push(`${cluster.health} for ${lasting(cluster.health_since)}`);
+  if (cluster.last_seen) found.push(`last seen ${ago(cluster.last_seen)}`);
+  return found;
+}
+
 function card(cluster) {
-  const state = cluster.is_active ? cluster.health : "inactive";
-  const node = element("article", { class: `panel node${cluster.is_active ? "" : " inactive"}`, "data-cluster": cluster.name });
-  node.append(
-    element("header", {}, element("h3", {}, cluster.name), element("span", { class: `health ${cluster.health}` }, state)),
-  );
+  const active = cluster.standing === "active";
+  const state = active ? cluster.health : STANDING[cluster.standing];
+  const node = element("article", { class: `panel node${active ? "" : " inactive"}`, "data-cluster": cluster.name });
+  const health = element("span", { class: `health ${active ? cluster.health : "unknown"}` }, state);
+  node.append(element("header", {}, element("h3", {}, cluster.name), health));
   if (cluster.institution) node.append(element("p", {}, cluster.institution));
-  if (cluster.health_cause) node.append(element("p", { class: "cause" }, cluster.health_cause));
-  const facts = [plural(cluster.datasets.length, "data set"), `schema ${cluster.schema_version}`];
-  if (cluster.health !== "healthy" && cluster.last_seen) facts.push(`last seen ${ago(cluster.last_seen)}`);
-  node.append(element("p", {}, facts.join(" · ")));
+  if (EXPLAINED[cluster.standing]) node.append(element("p", {}, EXPLAINED[cluster.standing]));
+  for (const trouble of troubles(cluster)) node.append(element("p", { class: "cause" }, trouble));
+  if (cluster.standing !== "pending") node.append(element("p", {}, facts(cluster).join(" · ")));
   if (cluster.datasets.length) node.append(element("ul", { class: "held" }, ...cluster.datasets.map(held)));
   return node;
 }
 
 export function showNodes(clusters) {
-  const healthy = clusters.filter((cluster) => cluster.is_active && cluster.health === "healthy").length;
+  const healthy = clusters.filter((cluster) => cluster.standing === "active" && cluster.health === "healthy").length;
   const datasets = clusters.reduce((sum, cluster) => sum + cluster.datasets.length, 0);
   const summary = clusters.length
     ? `${healthy} of ${plural(clusters.length, "node")} healthy, ${plural(datasets, "data set")}.`
-    : "No node has joined yet. A node needs the PeerId that `syndb-hub id` prints, and the federation password.";
+    : "No node has joined yet. `syndb-hub invite` prints the line that a node needs.";
   const line = document.getElementById("nodes-summary");
   if (line.textContent !== summary) line.textContent = summary;
   const cards = clusters.map((cluster) => {
-    const { latency_ms: _, last_seen: seen, ...stable } = cluster;
-    const key = JSON.stringify([stable, cluster.health === "healthy" ? null : seen && ago(seen)]);
+    const { latency_ms: _, last_seen: _seen, clock_skew_ms: _skew, ...stable } = cluster;
+    const key = JSON.stringify([stable, troubles(cluster), facts(cluster)]);
     if (shown.get(cluster.name)?.key !== key) shown.set(cluster.name, { key, card: card(cluster) });
     return shown.get(cluster.name).card;
   });

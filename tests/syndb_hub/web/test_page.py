@@ -5,14 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pytest
 import trio
 
 from syndb_common.errors import SyQLSyntaxError
+from syndb_hub.federation.service import ClusterView
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [
@@ -106,6 +109,50 @@ async def test_a_change_of_health_shows_by_itself(visit, hub):
         worm.get_by_text("healthy", exact=True).wait_for()
         hub.federation.health = "degraded"
         worm.get_by_text("degraded", exact=True).wait_for()
+
+    await visit(story)
+
+
+async def test_what_is_wrong_with_a_node_is_said_in_plain_words(visit, hub):
+    hub.federation.more = [
+        ClusterView(
+            id=uuid4(),
+            name="mouse-lab",
+            institution="Institute of Mice",
+            health="degraded",
+            health_cause="answers take more than 1 s",
+            health_since=datetime.now(UTC) - timedelta(minutes=5),
+            last_seen=datetime.now(UTC),
+            clock_skew_ms=-42_000,
+            flaps=3,
+            refused_addresses=("grpc+tls://10.1.1.1:50052: not the address its connection comes from",),
+            schema_version=2,
+        ),
+        ClusterView(id=uuid4(), name="new-lab", standing="waiting", is_active=False),
+        ClusterView(id=uuid4(), name="old-lab", standing="inactive", is_active=False, health_cause="deactivated"),
+        ClusterView(id=uuid4(), name="partner-lab", standing="pending", is_active=False),
+    ]
+    worm = "[data-cluster=worm-lab]"
+
+    def story(visit: Visit) -> None:
+        visit.sign_in()
+        mouse = visit.page.locator("[data-cluster=mouse-lab]")
+        mouse.wait_for()
+        text = mouse.inner_text()
+        assert "answers take more than 1 s" in text
+        assert "Its clock is 42 seconds behind." in text
+        assert "It was lost 3 times lately." in text
+        assert "does not dial addresses that nobody approved: grpc+tls://10.1.1.1:50052" in text
+        assert "degraded for 5 minutes" in text
+        labels = {
+            name: visit.page.locator(f"[data-cluster={name}] .health").inner_text()
+            for name in ("new-lab", "old-lab", "partner-lab")
+        }
+        assert labels == {"new-lab": "waits for approval", "old-lab": "deactivated", "partner-lab": "not joined yet"}
+        assert "has to approve it" in visit.page.locator("[data-cluster=new-lab]").inner_text()
+        assert visit.page.locator(f"{worm} .cause").count() == 0
+        assert "1 of 6 nodes healthy" in visit.page.locator("#nodes-summary").inner_text()
+        assert visit.complaints == []
 
     await visit(story)
 
