@@ -65,6 +65,9 @@ class FederationSettings(Settings):
     enable_dht: bool = Field(True, description="find the hub through the distributed hash table of the federation")
     bootstrap: tuple[str, ...] = Field((), description="multiaddrs of members through which that is entered")
     relays: tuple[str, ...] = Field((), description="multiaddrs of relays to reach the hub through, behind NAT")
+    serve_relay: bool = Field(
+        False, description="be a relay through which the hub, if it is behind NAT, can be reached"
+    )
     hub_silence_seconds: float = Field(
         10.0,
         gt=0,

@@ -8,14 +8,16 @@
     ├── schema_keeper   applies the hub's migrations
     ├── ontology_keeper keeps the federation's terms
     ├── analytics       answers plans, under the owner's policy
-    └── cluster         joins the hub and answers its pings
+    ├── cluster         joins the hub and answers its pings
+    ├── relays          keeps reservations at relays
+    └── records         finds, and is found, through the federation's members
 """
 
 from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 
@@ -32,12 +34,16 @@ from actors.joining import FederationSecret, Membership
 from actors.key_rotation import NodeKeys
 from actors.node_state import NodeState
 from actors.ontology_sync import OntologyFile, OntologyKeeper
+from actors.remote.circuits import Circuits
+from actors.remote.discovery.dht import Dht
 from actors.remote.discovery.hub import find_hub
 from actors.remote.discovery.mdns import Mdns, open_mdns
-from actors.remote.discovery.static import configured, through_relays
+from actors.remote.discovery.records import cluster as cluster_name
+from actors.remote.discovery.static import configured, configured_peers, through_relays
 from actors.remote.host import Host
 from actors.remote.policy import Policy as RpcPolicy
 from actors.remote.policy import Trust
+from actors.remote.relay import RelayService
 from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
 from actors.runtime import ActorError, ActorRef, ChildSpec, Intensity, Supervisor, Tree, run_tree
 from actors.schema_sync import SchemaKeeper
@@ -110,7 +116,7 @@ class _Parts:
         self._settings = settings
         self._pins = pins
         self.listening = trio.Event()
-        self._host = Host(keys.identity, settings.federation.listen)
+        self._host = Host(keys.identity, settings.federation.listen, known=pins.trusts)
         self._mdns: Mdns | None = None
         self._client = RpcClient(self._host)
         self._engine = EmbeddedEngine(settings.data_dir / "engine", flight=_flight(settings))
@@ -120,6 +126,23 @@ class _Parts:
         self._running = Running(settings.limits.concurrent_queries)
         self._secret = FederationSecret(settings.federation.password)
         self._state = NodeState(settings.data_dir, settings.cluster.name, keys.identity.peer_id)
+        federation = settings.federation
+        self._circuits = Circuits(self._host, configured_peers(federation.relays))
+        self._dht = (
+            Dht(
+                self._host,
+                keys.identity,
+                name=cluster_name(settings.cluster.name),
+                trusted=pins.trusts,
+                vouches=pins.trusts,
+                bootstrap=configured_peers(federation.bootstrap),
+                folder=settings.data_dir / "dht",
+            )
+            if federation.enable_dht
+            else None
+        )
+        if federation.serve_relay:
+            RelayService(self._host, pins.trusts)
         self._link = HubLink(
             folder=settings.data_dir,
             membership=Membership(
@@ -193,6 +216,7 @@ class _Parts:
                 ChildSpec("ontology_keeper", lambda: OntologyKeeper(file=self._ontology)),
                 ChildSpec("analytics", self._analytics),
                 ChildSpec("cluster", self._cluster),
+                *self._reachability(),
             ],
             intensity=INTENSITY,
         )
@@ -239,6 +263,17 @@ class _Parts:
             flight_certificate=self._engine.flight_certificate,
         )
 
+    def _reachability(self) -> Iterator[ChildSpec]:
+        """How others reach the node besides its own addresses, and its part in finding others."""
+        if self._settings.federation.relays:
+            yield ChildSpec("relays", lambda: Service(self._stay_reserved))
+        if (dht := self._dht) is not None:
+            yield ChildSpec("records", lambda: Service(dht.run))
+
+    async def _stay_reserved(self, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await self._circuits.run()
+
     async def _find_hub(self) -> FoundHub:
         await self.listening.wait()
         federation = self._settings.federation
@@ -246,6 +281,8 @@ class _Parts:
         sources = [configured(federation.hub_addresses_of(pinned)), through_relays(federation.relays, pinned)]
         if self._mdns is not None:
             sources.append(self._mdns.heard("hub"))
+        if self._dht is not None:
+            sources.append(self._dht.hubs(pinned))
         found = await find_hub(self._host, pinned, sources, timeout=FIND_SECONDS)
         return FoundHub(found.peer_id, RemoteRef(self._client, found.peer_id, lambda: found.addresses, "syndb-hub"))
 

@@ -94,6 +94,7 @@ class Host:
 
     Attributes:
         peer_id: the identity's PeerId.
+        known: as given; may be replaced.
         counters: ``handler_failures``, ``refused_streams``, ``refused_connections``, ``silent_connections`` since the
             start.
         dial_circuit: dials addresses through relays; set by :mod:`actors.remote.relay`.
@@ -106,8 +107,8 @@ class Host:
         quiet_logging()
         self.peer_id = identity.peer_id
         self._listen = [parse_listen(text) for text in listen]
-        self._known = known
-        self._swarm = DaemonSwarm(identity.key_pair, known)
+        self.known = known
+        self._swarm = DaemonSwarm(identity.key_pair, lambda peer_id: self.known(peer_id))
         self._libp2p = new_host(self._swarm)
         self._swarm.set_stream_handler(self._admit)
         self.counters = self._swarm.counters
@@ -163,7 +164,7 @@ class Host:
         async def on_frames(stream: INetStream) -> None:
             frames = self._swarm.adopt(stream)
             peer = frames.peer_id
-            frames.limit = lambda: MAX_FRAME_BYTES if self._known(peer) else MAX_STRANGER_FRAME_BYTES
+            frames.limit = lambda: MAX_FRAME_BYTES if self.known(peer) else MAX_STRANGER_FRAME_BYTES
             try:
                 await handler(frames)
             except BaseException:
@@ -345,7 +346,7 @@ class Host:
     async def _admit(self, stream: INetStream) -> None:
         """Everything an inbound stream does happens in here, so that nothing it raises reaches libp2p."""
         load, peer = self._load, stream.muxed_conn.peer_id
-        stranger = not self._known(str(peer))
+        stranger = not self.known(str(peer))
         if (
             load.total >= MAX_STREAMS
             or load.by_peer[peer] >= MAX_STREAMS_PER_PEER

@@ -71,7 +71,7 @@ log = structlog.get_logger()
 class Dht:
     """A daemon's part in the DHT: answers from the start, publishes and remembers while :meth:`run` runs.
 
-    If it fails, :meth:`run` raises and the daemon lives on; run it under a supervisor.
+    Whatever fails in it is logged, and begun again after a while: a daemon can do without.
 
     Args:
         host: whose connections are used.
@@ -132,7 +132,11 @@ class Dht:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._save_often)
                 while True:
-                    await self._publish()
+                    try:
+                        await self._publish()
+                    except Exception:
+                        log.exception("publishing_failed", again_in_seconds=RETRY_SECONDS)
+                        await trio.sleep(RETRY_SECONDS)
                     await trio.sleep(ROUND_SECONDS)
         finally:
             with trio.move_on_after(ROUND_SECONDS, shield=True):
