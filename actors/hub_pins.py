@@ -91,7 +91,7 @@ class HubPins:
         """The hub has said which key it will change to; empty for none. Only the present hub is listened to."""
         if by != self.current or successor in (self.successor, self.current):
             return
-        if successor and not re.fullmatch(_PEER_ID, successor):
+        if successor and not can_be_pinned(successor):
             log.warning("the hub announces what is no key of a hub", hub=by)
             return
         log.info("the hub announces another key", hub=by, successor=successor or "none")
@@ -123,6 +123,11 @@ class HubPins:
         if pins is not None:
             log.warning("another hub is configured: its pins begin anew", former=pins.current, hub=self._configured)
         return Pins(configured=self._configured, current=self._configured)
+
+
+def can_be_pinned(text: str) -> bool:
+    """Whether this has the form of a hub's PeerId."""
+    return re.fullmatch(_PEER_ID, text) is not None
 
 
 def read(folder: Path) -> Pins | None:

@@ -112,7 +112,6 @@ def trust(
     with report_errors() as outcome:
         from actors import hub_pins
         from actors.hub_pins import Pins
-        from actors.remote.identity import is_peer_id
 
         settings = load(NodeSettings, config)
         start = settings.federation.hub_peer_id
@@ -120,7 +119,7 @@ def trust(
             found = hub_pins.read(settings.data_dir)
             pins = found if found is not None and found.configured == start else Pins(configured=start, current=start)
             typer.echo(f"hub       {pins.current}\nnext key  {pins.successor or 'none announced'}")
-        elif not is_peer_id(peer_id) or not peer_id.startswith("12D3KooW"):
+        elif not hub_pins.can_be_pinned(peer_id):
             raise InvalidRequest(f"{peer_id[:100]!r} is not the PeerId of a hub", hint="`syndb-hub id` prints it.")
     if outcome.code or not peer_id:
         raise typer.Exit(outcome.code)
