@@ -57,7 +57,8 @@ from syndb_common.errors import (
     Unavailable,
 )
 from syndb_common.messages import MESSAGES, PROTOCOL_VERSION, Message
-from syndb_common.tracing import current_work
+from syndb_common.metrics import RPC_ANSWERED, RPC_SENT, timed
+from syndb_common.tracing import current_work, span
 
 carry(current_work)
 
@@ -171,7 +172,8 @@ class RpcServer:
 
     async def _execute(self, request: Request, kind: type[Message], peer_id: str, execution: Execution) -> bytes:
         try:
-            answer = encode_reply(request.id, await self._ask(request, kind, peer_id))
+            with timed(RPC_ANSWERED, request.type), span(request.type):
+                answer = encode_reply(request.id, await self._ask(request, kind, peer_id))
         except SynDBError as error:
             # Who is asked to come again must not meet the same refusal then.
             execution.kept = execution.kept and not isinstance(error, TooManyRequests)
@@ -266,6 +268,11 @@ class RpcClient:
         """
         if not 0 < timeout < math.inf:
             raise ValueError(f"an ask needs a finite timeout above 0, not {timeout}")
+        name = type(message).__name__
+        with timed(RPC_SENT, name), span(f"ask {name}"):
+            return await self._request(peer_id, addresses, message, timeout)
+
+    async def _request(self, peer_id: str, addresses: Sequence[str], message: Message, timeout: float) -> Any:  # noqa: ASYNC109
         deadline = trio.current_time() + timeout
         peer = self._peers.get(peer_id)
         self._drop(self._peers.surplus())
