@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from actors.analytics_delegate import to_ipc
-from actors.directory import Cluster, Directory, Health, Standing
+from actors.directory import NOWHERE, Cluster, Directory, Health, Standing
 from syndb_common.engine.interface import Answer, Scan
 from syndb_common.errors import (
     EngineUnavailable,
@@ -263,6 +263,17 @@ async def test_a_ticket_is_redeemed_only_at_the_address_the_node_registered() ->
     registered = federation.nodes["a"].record.endpoints
     assert (seen[0].location, seen[0].ticket) == (registered.flight, b"ticket")
     assert parts["a"].outcome.status == "answered"
+
+
+async def test_a_flight_server_whose_address_nobody_approved_is_not_dialled() -> None:
+    elsewhere = FlightEndpoint(location="grpc+tls://192.0.2.1:1", certificate="pem", ticket=b"ticket")
+    federation = Federation(a=lambda message: AnalyticsResult(endpoint=elsewhere))
+    federation.nodes["a"] = replace(federation.nodes["a"], dial=NOWHERE)
+    federation.directory.publish(federation.nodes.values())
+    outcome = (await federation.ask())["a"].outcome
+    assert (outcome.status, outcome.code) == ("failed", "peer_unavailable")
+    assert "grpc+tls://127.0.0.1:50052, an address nobody approved" in outcome.cause
+    assert "syndb federation clusters approve-hosts a HOST" in outcome.cause
 
 
 async def test_parts_that_are_too_large_together_end_the_query_at_every_node(autojump_clock: MockClock) -> None:

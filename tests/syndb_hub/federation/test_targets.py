@@ -180,7 +180,19 @@ def test_a_node_with_an_older_schema_than_the_plan_needs_is_skipped() -> None:
     )
     found = target(old, minimum_schema=3)
     assert (found.asked, skipped(found)) == ((), {"old": schema_too_old(2, 3)})
+    assert "syndb federation sync-schema" in schema_too_old(2, 3)
     assert list(names(target(old, minimum_schema=2))) == ["old"]
+
+
+def test_a_node_ahead_of_the_hub_is_asked() -> None:
+    ahead = node("ahead", WORM, health=Health.DEGRADED, record_facts={"schema_version": 99})
+    assert list(names(target(ahead, minimum_schema=3))) == ["ahead"]
+
+
+@pytest.mark.parametrize("standing", [Standing.PENDING, Standing.WAITING, Standing.INACTIVE])
+def test_only_active_nodes_are_asked(standing: Standing) -> None:
+    waiting = node("waiting", WORM, record_facts={"standing": standing})
+    assert names(target(waiting, node("active", FLY))) == {"active": {FLY.dataset_id}}
 
 
 def test_a_deactivated_node_is_neither_asked_nor_missed() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 
 from actors.directory import Directory, Health, Standing
+from syndb_common.errors import NotFound
 from syndb_common.messages import Endpoints
 from syndb_hub.federation.view import DirectoryView
 from tests.actors.federation_parts import BEGAN, ENDPOINTS, cluster, published
@@ -57,3 +59,50 @@ def test_every_location_a_node_may_register_can_be_shown(flight: str) -> None:
     endpoints = Endpoints.model_validate({**ENDPOINTS.model_dump(), "flight": flight})
     [shown] = view(cluster("worm", record_facts={"endpoints": endpoints})).clusters()
     assert bool(shown.endpoint) is bool(flight)
+
+
+def test_everything_the_hub_knows_of_a_node_is_shown() -> None:
+    node = cluster(
+        "worm",
+        record_facts={
+            "standing": Standing.ACTIVE,
+            "key_id": "k1",
+            "protocol_version": 2,
+            "contact_email": "a@example.org",
+            "software": "syndb-node 1",
+            "approved_hosts": ("10.0.0.0/8",),
+        },
+        health=Health.DEGRADED,
+        cause="clock: 42 s behind the hub's",
+        since=BEGAN,
+        flaps=3,
+        clock_skew_seconds=-42.0,
+        refused_addresses=("/ip4/10.1.1.1/tcp/1: not approved",),
+    )
+    directory = Directory()
+    directory.publish([node])
+    shown = DirectoryView(directory, 7, {"k1": "previous password"}.__getitem__).cluster(node.record.id)
+    assert (shown.standing, shown.is_active, shown.secret, shown.protocol_version) == (
+        "active",
+        True,
+        "previous password",
+        2,
+    )
+    assert (shown.health_since, shown.flaps, shown.clock_skew_ms) == (BEGAN, 3, -42_000.0)
+    assert (shown.refused_addresses, shown.approved_hosts) == (
+        ("/ip4/10.1.1.1/tcp/1: not approved",),
+        ("10.0.0.0/8",),
+    )
+    assert (shown.contact_email, shown.software) == ("a@example.org", "syndb-node 1")
+
+
+@pytest.mark.parametrize("standing", [Standing.PENDING, Standing.WAITING, Standing.INACTIVE])
+def test_a_node_that_takes_no_part_is_shown_as_one_that_does_not(standing: Standing) -> None:
+    node = cluster("worm", record_facts={"standing": standing})
+    [shown] = view(replace(node, record=replace(node.record, peer_id=None))).clusters()
+    assert (shown.standing, shown.is_active, shown.peer_id) == (standing.value, False, "")
+
+
+def test_a_node_that_is_not_there_is_not_found() -> None:
+    with pytest.raises(NotFound, match="no cluster"):
+        view(cluster("worm")).cluster(uuid4())
