@@ -149,8 +149,9 @@ class Plan(_Node):
     """A checked question: one table, the data-set versions to read, and what to compute.
 
     When the plan aggregates, ``group_by`` are its keys and every output, order key and ``having`` is made of keys,
-    aggregates and constants. ``careful`` asks a node for its part again, with a second pass over the rows and every
-    variance to full precision: the hub sets it when a first part says that digits were lost
+    aggregates and constants. ``minimum_schema`` is the lowest schema version that has the table and the columns it
+    uses; a node below it is not asked. ``careful`` asks a node for its part again, with a second pass over the rows and
+    every variance to full precision: the hub sets it when a first part says that digits were lost
     (:func:`syndb_common.syql.partials.needs_care`).
     """
 

@@ -31,6 +31,7 @@ from syndb_common.syql.plan import (
 )
 from syndb_common.syql.resolve import MAX_NODES, Resolved, Resolver, nearest
 from syndb_common.tables import TABLES
+from syndb_common.tables.model import Table
 from syndb_common.tables.versions import PublishedVersion
 
 MAX_OUTPUTS, MAX_KEYS, MAX_LIMIT = 500, 50, 2**53
@@ -332,7 +333,8 @@ class _Planner:
         )
         if len(datasets) > 10_000:
             raise NotSupported("the query reads more than 10,000 data sets", hint="choose some by their metadata")
-        return drafted.model_copy(update={"datasets": datasets})
+        needed = minimum_schema(self.names.table, drafted.expressions())
+        return drafted.model_copy(update={"datasets": datasets, "minimum_schema": needed})
 
     def _datasets_exist(self, condition: Expression, known: set[str]) -> None:
         """A data set named in a comparison must be in the catalogue: a typing error is no empty result."""
@@ -366,6 +368,12 @@ def ungrouped(expression: Expression, keys: set[str]) -> str | None:
         if isinstance(node, Call):
             pending.extend(reversed(node.arguments))
     return None
+
+
+def minimum_schema(table: Table, expressions: Iterable[Expression]) -> int:
+    """The lowest schema version that has the table and every column of it that is used."""
+    used = {node.name for expression in expressions for node in walk(expression) if isinstance(node, ColumnRef)}
+    return max(table.since, *(column.since for column in table.columns if column.name in used), 1)
 
 
 def _aggregates(expression: Expression) -> bool:

@@ -27,13 +27,17 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: ``type`` is ClickHouse's, ``unit`` a UCUM-like string or empty for pure numbers and text."""
+    """One column: ``type`` is ClickHouse's, ``unit`` a UCUM-like string or empty for pure numbers and text.
+
+    ``since`` is the number of the migration that brought it: a node with a lower schema version does not have it.
+    """
 
     name: str
     type: str
     kind: Kind
     description: str
     unit: str = ""
+    since: int = 1
 
     @property
     def nullable(self) -> bool:
@@ -57,13 +61,17 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table. ``enum`` is its number in ``parent_enum``; ``parents`` are the tables ``parent_id`` may point to."""
+    """One table. ``enum`` is its number in ``parent_enum``; ``parents`` are the tables ``parent_id`` may point to.
+
+    ``since`` is the number of the migration that brought it.
+    """
 
     name: str
     enum: int
     description: str
     columns: tuple[Column, ...]
     parents: tuple[str, ...] = ()
+    since: int = 1
 
     def column(self, name: str) -> Column | None:
         """The column of that name, or None."""

@@ -8,6 +8,7 @@ a node, point a table elsewhere or read a file by one, and a migration that was 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -16,6 +17,7 @@ from importlib import resources
 import pyarrow as pa
 import sqlglot
 import structlog
+import trio
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
@@ -25,6 +27,8 @@ from syndb_common.messages import SchemaMigration
 from syndb_common.tables.model import DATABASE
 
 log = structlog.get_logger(__name__)
+
+_checking = trio.CapacityLimiter(1)
 
 _ENGINES = frozenset({"MergeTree", "ReplacingMergeTree", "SummingMergeTree", "AggregatingMergeTree"})
 _SETTINGS = frozenset(
@@ -43,6 +47,14 @@ _VIEWS = (
     exp.Select, exp.From, exp.Where, exp.Group, exp.Alias, exp.Star, exp.And, exp.Or, exp.Not, exp.EQ, exp.NEQ, exp.GT,
     exp.GTE, exp.LT, exp.LTE, exp.Is, exp.Null, exp.Paren, exp.Count, exp.Sum, exp.Avg, exp.Min, exp.Max, exp.Schema,
 )  # fmt: skip
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_SELECT = frozenset({"expressions", "from_", "where", "group"})
+"""Clauses of a view. No SETTINGS, which would hold for whoever reads it, and no FORMAT."""
+_OWN_TABLE = "schema_migrations"
+"""Which migrations an engine has is written here and by nothing else."""
+MAX_STATEMENT = 100_000
+"""Characters: ten times the largest statement there is."""
 
 _RECORD = pa.schema([("version", pa.uint32()), ("name", pa.string()), ("applied_at", pa.timestamp("ms", "UTC"))])
 _RECORD_TABLE = f"""
@@ -89,13 +101,19 @@ def check_statements(migration: SchemaMigration) -> tuple[str, ...]:
     Raises:
         DataError: a statement is something else than an addition to the database ``syndb``.
     """
-    return tuple(
-        _checked(statement, f"migration {migration.version}, statement {number}")
-        for number, statement in enumerate(migration.statements, 1)
-    )
+    found = []
+    for number, statement in enumerate(migration.statements, 1):
+        where = f"migration {migration.version}, statement {number}"
+        try:
+            found.append(_checked(statement, where))
+        except RecursionError:
+            raise DataError(f"{where}: nested too deeply") from None
+    return tuple(found)
 
 
 def _checked(statement: str, where: str) -> str:
+    if len(statement) > MAX_STATEMENT:
+        raise DataError(f"{where}: longer than {MAX_STATEMENT} characters")
     try:
         trees = sqlglot.parse(statement, read="clickhouse")
     except SqlglotError:
@@ -132,6 +150,12 @@ def _checked(statement: str, where: str) -> str:
 def _check_node(node: exp.Expr, where: str) -> None:
     if isinstance(node, exp.Table) and (node.db != DATABASE or node.catalog):
         raise DataError(f"{where}: {node.sql('clickhouse')[:100]} is outside the database {DATABASE}")
+    if isinstance(node, exp.Table) and node.name == _OWN_TABLE:
+        raise DataError(f"{where}: {_OWN_TABLE} is not for migrations to change")
+    if isinstance(node, exp.Identifier) and _NAME.fullmatch(node.name) is None:
+        raise DataError(f"{where}: {node.name[:100]!r} is no name; letters, digits and _ are, at most 100")
+    if isinstance(node, exp.Select) and (clauses := {key for key, value in node.args.items() if value} - _SELECT):
+        raise DataError(f"{where}: {', '.join(sorted(clauses))} is not allowed in a view")
     if isinstance(node, exp.EngineProperty) and node.this.name not in _ENGINES:
         raise DataError(f"{where}: engine {node.this.sql('clickhouse')[:100]} is not of the MergeTree family")
     if isinstance(node, exp.SettingsProperty):
@@ -163,7 +187,7 @@ async def apply(engine: Engine, wanted: Iterable[SchemaMigration]) -> tuple[int,
         DataError: a migration holds more than additions to our database; nothing was applied.
         Conflict: numbers are missing between the engine's version and the first new migration.
     """
-    checked = [(migration, check_statements(migration)) for migration in sorted(wanted, key=lambda m: m.version)]
+    checked = await trio.to_thread.run_sync(_check_all, wanted, limiter=_checking)
     await engine.execute(f"CREATE DATABASE IF NOT EXISTS {DATABASE}")
     await engine.execute(_RECORD_TABLE)
     done = await _applied(engine)
@@ -182,6 +206,10 @@ async def apply(engine: Engine, wanted: Iterable[SchemaMigration]) -> tuple[int,
         done.add(version)
         applied.append(version)
     return version, tuple(applied)
+
+
+def _check_all(wanted: Iterable[SchemaMigration]) -> list[tuple[SchemaMigration, tuple[str, ...]]]:
+    return [(migration, check_statements(migration)) for migration in sorted(wanted, key=lambda m: m.version)]
 
 
 async def _run(engine: Engine, migration: SchemaMigration, statements: Sequence[str]) -> None:

@@ -8,9 +8,11 @@ import pytest
 
 from syndb_common.errors import NotSupported, SyQLError, UnknownName
 from syndb_common.syql import Plan, parse, plan, to_clickhouse
-from syndb_common.syql.plan import AttributeRef, ColumnRef
+from syndb_common.syql.plan import Aggregate, AttributeRef, Call, ColumnRef, Function, Operator
+from syndb_common.syql.planner import minimum_schema
 from syndb_common.tables import TABLES
 from syndb_common.tables.identity import dataset_id
+from syndb_common.tables.model import Column, Kind, Table
 from syndb_common.tables.versions import PublishedVersion
 
 Planned = Callable[[str], Plan]
@@ -287,3 +289,15 @@ def test_compiling_grows_with_the_number_of_sums_and_not_with_its_square(planned
     sums = " OR ".join(f"SUM(synapse_count + {i}) > 0" for i in range(1900))
     sql = to_clickhouse(planned(f"SELECT COUNT(*) FROM synapses HAVING {sums}"), "node")
     assert sql.count("sum(toInt128(") == 1900
+
+
+def test_a_plan_needs_the_schema_version_that_brought_the_newest_column_it_uses() -> None:
+    def column(name: str, since: int) -> Column:
+        return Column(name, "Nullable(Float64)", Kind.METRIC, "", since=since)
+
+    table = Table("neurons", 1, "", (column("old", 2), column("newer", 5), column("unused", 9)), since=2)
+    total = Aggregate(function=Function.SUM, argument=Call(operator=Operator.NEG, arguments=(ColumnRef(name="newer"),)))
+    assert minimum_schema(table, [Aggregate(function=Function.COUNT_ALL)]) == 2
+    assert minimum_schema(table, [ColumnRef(name="old")]) == 2
+    assert minimum_schema(table, [ColumnRef(name="old"), total]) == 5
+    assert minimum_schema(table, [AttributeRef(name="unused")]) == 2

@@ -1,9 +1,20 @@
 """Migrations bring an engine to the model, can be repeated, and can do nothing but add."""
 
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
 import pytest
+import sqlglot
+import trio
+from sqlglot import exp
 
 from syndb_common.engine.embedded import EmbeddedEngine
-from syndb_common.errors import Conflict, DataError
+from syndb_common.errors import Conflict, DataError, EngineUnavailable, SynDBError
 from syndb_common.messages import SchemaMigration
 from syndb_common.tables import TABLES, schema
 
@@ -124,6 +135,39 @@ def test_our_own_migrations_pass_unchanged() -> None:
         "ALTER TABLE syndb.neurons DELETE WHERE 1",
         "ALTER TABLE syndb.neurons MOVE PARTITION 1 TO DISK 'far'",
         "ALTER TABLE other.t ADD COLUMN IF NOT EXISTS note String",
+        "ALTER TABLE syndb.neurons ADD COLUMN IF NOT EXISTS note String, DROP COLUMN name",
+        "ALTER TABLE syndb.neurons ADD COLUMN IF NOT EXISTS note String SETTINGS mutations_sync = 2",
+        "ALTER TABLE syndb.neurons ADD INDEX IF NOT EXISTS i file('x') TYPE minmax",
+        "ALTER TABLE syndb.neurons FETCH PARTITION 1 FROM '/far'",
+        "ALTER TABLE syndb.schema_migrations ADD COLUMN IF NOT EXISTS note String",
+        "CREATE TABLE IF NOT EXISTS syndb.schema_migrations (version UInt32) ENGINE = MergeTree ORDER BY version",
+        "CREATE TABLE IF NOT EXISTS `syndb.t` (a UInt8) ENGINE = MergeTree ORDER BY a",
+        "CREATE TABLE IF NOT EXISTS syndb.`../../t` (a UInt8) ENGINE = MergeTree ORDER BY a",
+        "CREATE TABLE IF NOT EXISTS syndb.`a``b` (a UInt8) ENGINE = MergeTree ORDER BY a",
+        "CREATE TABLE IF NOT EXISTS SYNDB.t (a UInt8) ENGINE = MergeTree ORDER BY a",
+        "CREATE TABLE IF NOT EXISTS system.syndb.t (a UInt8) ENGINE = MergeTree ORDER BY a",
+        "CREATE TEMPORARY TABLE IF NOT EXISTS syndb.t (a UInt8) ENGINE = MergeTree ORDER BY a",
+        "CREATE TABLE IF NOT EXISTS syndb.t (a String MATERIALIZED file('/etc/passwd')) ENGINE = MergeTree ORDER BY a",
+        "CREATE TABLE IF NOT EXISTS syndb.t (a String ALIAS url('http://other/')) ENGINE = MergeTree ORDER BY a",
+        "CREATE TABLE IF NOT EXISTS syndb.t (a String DEFAULT (SELECT 1)) ENGINE = MergeTree ORDER BY a",
+        "CREATE TABLE IF NOT EXISTS syndb.t (a UInt8, CONSTRAINT c CHECK file('x') = 1) ENGINE = MergeTree ORDER BY a",
+        "CREATE TABLE IF NOT EXISTS syndb.t (a UInt8) ENGINE = MergeTree ORDER BY file('/etc/passwd')",
+        "CREATE TABLE IF NOT EXISTS syndb.t (a UInt8) ENGINE = MergeTree PARTITION BY url('http://o/') ORDER BY a",
+        "CREATE TABLE IF NOT EXISTS syndb.t (a UInt8) ENGINE = ReplicatedMergeTree('/x', 'y') ORDER BY a",
+        "CREATE TABLE IF NOT EXISTS syndb.t (a UInt8) ENGINE = File(CSV)",
+        "CREATE TABLE IF NOT EXISTS syndb.t (a UInt8) ENGINE = Merge('system', '.*')",
+        "CREATE TABLE IF NOT EXISTS syndb.t (a UInt8) ENGINE = Executable('x', 'CSV')",
+        "CREATE TABLE IF NOT EXISTS syndb.t AS system.processes ENGINE = MergeTree ORDER BY a",
+        "ATTACH TABLE syndb.t FROM '/etc' (a UInt8) ENGINE = MergeTree ORDER BY a",
+        "CREATE VIEW IF NOT EXISTS syndb.v AS SELECT a FROM syndb.neurons SETTINGS readonly = 0",
+        "CREATE VIEW IF NOT EXISTS syndb.v AS SELECT a FROM syndb.neurons FORMAT CSV",
+        "CREATE VIEW IF NOT EXISTS syndb.v AS SELECT file('/etc/passwd') FROM syndb.neurons",
+        "CREATE VIEW IF NOT EXISTS syndb.v AS SELECT a FROM syndb.neurons UNION ALL SELECT a FROM system.one",
+        "CREATE VIEW IF NOT EXISTS syndb.v AS WITH x AS (SELECT a FROM file('x')) SELECT a FROM syndb.neurons",
+        "CREATE VIEW IF NOT EXISTS syndb.v AS SELECT a FROM syndb.neurons WHERE a IN (SELECT * FROM system.one)",
+        "CREATE MATERIALIZED VIEW IF NOT EXISTS syndb.v ENGINE = MergeTree ORDER BY a AS SELECT * FROM url('http://o/')",
+        "CREATE VIEW IF NOT EXISTS syndb.v AS SELECT " + "(" * 20_000 + "1" + ")" * 20_000 + " FROM syndb.neurons",
+        "CREATE TABLE IF NOT EXISTS syndb.t (a UInt8 COMMENT '" + "x" * schema.MAX_STATEMENT + "')",
         "SET allow_introspection_functions = 1",
         "SYSTEM SHUTDOWN",
         "CREATE TABLE IF NOT EXISTS syndb.t (a UInt8) ENGINE = MergeTree ORDER BY a; DROP TABLE syndb.neurons",
@@ -136,6 +180,87 @@ def test_whatever_is_not_an_addition_to_our_database_is_refused(statement: str) 
         schema.check_statements(_migration(statement))
 
 
+def test_comments_and_quotes_hide_nothing_from_what_runs() -> None:
+    tail = "(a UInt8 COMMENT 'it''s; DROP TABLE syndb.neurons --') ENGINE=MergeTree ORDER BY a"
+    for statement in (
+        f"CREATE TABLE IF NOT EXISTS syndb.t /* ; DROP TABLE syndb.neurons */ {tail}",
+        f"CREATE TABLE IF NOT EXISTS syndb.t {tail} -- ; DROP TABLE syndb.neurons",
+        f"# DROP TABLE syndb.neurons\nCREATE TABLE IF NOT EXISTS syndb.t {tail};",
+    ):
+        assert schema.check_statements(_migration(statement)) == (f"CREATE TABLE IF NOT EXISTS syndb.t {tail}",)
+
+
+def test_the_model_knows_which_migration_brought_each_table_and_column() -> None:
+    brought: dict[tuple[str, str], int] = {}
+    tables: dict[str, int] = {}
+    for migration in schema.migrations():
+        for statement in migration.statements:
+            tree = sqlglot.parse_one(statement, read="clickhouse")
+            table = tree.find(exp.Table)
+            assert table is not None
+            tables.setdefault(table.name, migration.version)
+            for column in tree.find_all(exp.ColumnDef):
+                brought.setdefault((table.name, column.name), migration.version)
+    for table in TABLES.values():
+        assert table.since == tables[table.name]
+        assert {c.name: c.since for c in table.columns} == {c.name: brought[table.name, c.name] for c in table.columns}
+
+
 def test_an_aggregate_view_of_our_own_tables_is_an_addition() -> None:
     statement = "CREATE VIEW IF NOT EXISTS syndb.v AS SELECT version, COUNT(*) AS n FROM syndb.neurons GROUP BY version"
     assert schema.check_statements(_migration(statement)) == (statement,)
+
+
+class Dying:
+    """An engine whose process is killed before one statement, or right after it and before anybody knows."""
+
+    def __init__(self, engine: EmbeddedEngine, *, before: int | None = None, after: int | None = None) -> None:
+        self._engine, self._before, self._after, self._count = engine, before, after, 0
+
+    def _kill(self) -> None:
+        assert self._engine.pid is not None
+        os.kill(self._engine.pid, signal.SIGKILL)
+
+    async def execute(self, statement: str) -> None:
+        self._count += 1
+        if self._count == self._before:
+            self._kill()
+        await self._engine.execute(statement)
+        if self._count == self._after:
+            self._kill()
+            raise EngineUnavailable("killed")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+@asynccontextmanager
+async def _running(folder: Path) -> AsyncIterator[EmbeddedEngine]:
+    engine = EmbeddedEngine(folder)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+
+            async def run(task_status: trio.TaskStatus[None]) -> None:
+                with contextlib.suppress(EngineUnavailable):  # it is killed, as it should be
+                    await engine.run(task_status=task_status)
+
+            await nursery.start(run)
+            yield engine
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [{"before": 1}, {"after": 3}, {"before": 8}, {"after": 13}, {"after": 14}])
+async def test_a_sync_killed_between_two_statements_is_completed_by_the_next(
+    tmp_path: Path, killed: dict[str, int]
+) -> None:
+    async with _running(tmp_path) as engine:
+        with pytest.raises(SynDBError):
+            await schema.apply(Dying(engine, **killed), schema.migrations())  # type: ignore[arg-type]
+    async with _running(tmp_path) as engine:
+        version, _ = await schema.apply(engine, schema.migrations())
+        assert version == schema.CURRENT
+        answer = await engine.query("SELECT version FROM syndb.schema_migrations ORDER BY version")
+        assert answer.table.column("version").to_pylist() == list(range(1, schema.CURRENT + 1))
+        tables = await engine.query("SELECT name FROM system.tables WHERE database = 'syndb'")
+        assert set(TABLES) <= set(tables.table.column("name").to_pylist())
