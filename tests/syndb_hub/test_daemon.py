@@ -16,10 +16,21 @@ from uuid import uuid4
 import numpy as np
 import pyarrow as pa
 import pytest
+import trio
+from pydantic import SecretStr
 
+from actors.directory import NOWHERE
+from actors.joining import Application, Attempt, FederationSecret, Membership
+from actors.remote.host import open_host
+from actors.remote.identity import Identity
+from actors.remote.rpc import RemoteRef, RpcClient
 from demo.processes import Daemon, command, daemons
-from syndb_common.settings import render, write_private
+from syndb_common.errors import JoinRefused, SynDBError
+from syndb_common.invitation import parse
+from syndb_common.messages import Registered
+from syndb_common.settings import load, render, write_private
 from syndb_common.syql.plan import Scope
+from syndb_common.tables import schema
 from syndb_hub.auth import Right, TokenService
 from syndb_hub.federation.service import Provenance
 from syndb_hub.jobs.results import ResultFiles
@@ -39,7 +50,7 @@ class Hub:
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
         (started,) = self.wait_for("hub started")
-        self.url = started["url"]
+        self.url, self.peer_id, self.addresses = started["url"], started["peer_id"], tuple(started["listen"])
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -128,6 +139,90 @@ def test_the_level_of_the_log_changes_at_once(start: Start, config: Path) -> Non
     hub.signal(signal.SIGHUP)
     hub.wait_for("configuration read again")
     assert len([line for line in hub.log if line["event"] == "configuration read again"]) == 1
+
+
+async def join(hub: Hub, name: str, password: str, identity: Identity | None = None) -> Registered:
+    """Join once, as a node does."""
+    mine = identity or Identity.generate()
+    secret = FederationSecret(SecretStr(password))
+    application = Application(
+        membership=Membership(name=name), identity=mine, endpoints=NOWHERE, schema_version=schema.CURRENT
+    )
+    async with open_host(mine, ["/ip4/127.0.0.1/tcp/0"]) as host:
+        there = RemoteRef(RpcClient(host), hub.peer_id, lambda: hub.addresses, "syndb-hub")
+        attempt = Attempt(application, hub.peer_id, await secret.key(hub.peer_id))
+        try:
+            challenge = await there.ask(attempt.request(), timeout=20)
+            registered: Registered = await there.ask(attempt.registration(challenge), timeout=20)
+        except SynDBError as error:
+            refusal = error
+        else:
+            attempt.check(registered)
+            return registered
+    raise refusal
+
+
+async def test_a_password_changes_without_a_moment_at_which_nodes_cannot_join(start: Start, config: Path) -> None:
+    hub = await trio.to_thread.run_sync(start)
+
+    async def reload(*words: str, number: int) -> None:
+        await trio.run_process(command("syndb-hub", *words, "--config", str(config)))
+        await trio.run_process(command("syndb-hub", "reload", "--config", str(config)))
+        await trio.to_thread.run_sync(hub.wait_for, "configuration read again", number)
+
+    await join(hub, "before", "first")
+    await reload("password", "rotate", number=1)
+    new = load(HubSettings, config, {}).federation.password.get_secret_value()
+    await join(hub, "with-the-old", "first")
+    await join(hub, "with-the-new", new)
+    await reload("password", "retire", "--force", number=2)
+    with pytest.raises(JoinRefused):
+        await join(hub, "too-late", "first")
+    await join(hub, "in-time", new)
+
+
+async def test_an_invitation_admits_one_node_until_it_is_revoked(start: Start, config: Path) -> None:
+    hub = await trio.to_thread.run_sync(start)
+    where = ("--config", str(config))
+    invite = command("syndb-hub", "invite", *where, "--name", "worm-lab", "--address", hub.addresses[0])
+    made = await trio.run_process(invite, capture_stdout=True)
+    secret = parse(made.stdout.decode()).secret.get_secret_value()
+    worm = Identity.generate()
+    with pytest.raises(JoinRefused):
+        await join(hub, "fly-lab", secret)
+    assert (await join(hub, "worm-lab", secret, worm)).standing == "active"
+    with pytest.raises(SynDBError):
+        await join(hub, "worm-lab", secret)
+    await join(hub, "worm-lab", secret, worm)
+    listed = await trio.run_process(command("syndb-hub", "invite", "list", *where, "--json"), capture_stdout=True)
+    (row,) = json.loads(listed.stdout)
+    assert (row["state"], row["used_by"]) == ("used", worm.peer_id)
+    await trio.run_process(command("syndb-hub", "invite", "revoke", row["id"], *where))
+    with pytest.raises(JoinRefused):
+        await join(hub, "worm-lab", secret, worm)
+
+
+async def test_the_next_key_is_told_to_those_who_join_and_is_the_hubs_after_the_change(
+    start: Start, config: Path
+) -> None:
+    hub = await trio.to_thread.run_sync(start)
+    where = ("--config", str(config))
+    assert (await join(hub, "worm-lab", "first")).next_hub_peer_id == ""
+    made = await trio.run_process(command("syndb-hub", "key", "next", *where), capture_stdout=True)
+    coming = made.stdout.decode().strip()
+    hub.signal(signal.SIGHUP)
+    await trio.to_thread.run_sync(hub.wait_for, "the next key is announced")
+    assert (await join(hub, "fly-lab", "first")).next_hub_peer_id == coming
+    hub.signal(signal.SIGTERM)
+    assert await trio.to_thread.run_sync(hub.ended) == 0
+    # Neither of the two was there to answer a ping.
+    refused = await trio.run_process(command("syndb-hub", "key", "change", *where), check=False, capture_stderr=True)
+    assert b"fly-lab" in refused.stderr
+    await trio.run_process(command("syndb-hub", "key", "change", *where, "--force"))
+    changed = await trio.to_thread.run_sync(start)
+    assert changed.peer_id == coming
+    # The password of a person is stretched with the PeerId: hub and node follow the change alike.
+    assert (await join(changed, "mouse-lab", "first")).next_hub_peer_id == ""
 
 
 def test_a_second_hub_on_the_same_folder_is_refused(start: Start, config: Path) -> None:
