@@ -4,8 +4,8 @@ What a node's answers mean is a table of states (:mod:`actors.health`). A node t
 helped (:mod:`actors.catch_up`): it is sent the migrations and the terms it lacks, and a catalogue that changed is read.
 What was seen goes to the registry (:mod:`actors.health_reports`).
 
-Pings are spread by jitter, and a bounded number is under way. Nodes that did not answer last time have places of their
-own, so that the dead, who cost their whole deadline, never delay the living.
+Pings are spread by jitter, and a bounded number is under way. Nodes that were slow or silent lately have places of
+their own, so that they, who hold a place for long, never delay the others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from syndb_common.errors import Conflict, NotFound, SynDBError
 from syndb_common.messages import HealthPing, HealthReport
 
 PLACES = 256
-"""Pings under way at once to nodes that answered last time, and as many to those that did not."""
+"""Pings under way at once to nodes that answered well lately, and as many to all others."""
 HELPERS = 16
 """Nodes helped at once: each may hold a catalogue of some megabytes in memory."""
 MANY = 1000
@@ -201,7 +201,7 @@ class HealthMonitor(Actor):
     async def _check(self, cluster: Cluster, watched: _Watched) -> None:
         policy, before = self._policy, watched.state
         answer: HealthReport | str
-        async with self._suspects if before.failures else self._places:
+        async with self._suspects if before.failures or before.troubled else self._places:
             watched.begun += 1
             sent, began = time.time(), trio.current_time()
             ping = HealthPing(clock=sent, next_hub_peer_id=self._next_hub_peer_id())

@@ -15,12 +15,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import actor_tell, cold_start, federated, reconnect, result, rpc
+from bench import actor_tell, cold_start, federated, health_cycle, reconnect, result, rpc
 from bench.result import Result
 
 BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
     "actor_tell": actor_tell.run,
     "rpc": rpc.run,
+    "health_cycle": health_cycle.run,
     "reconnect": reconnect.run,
     "federated": federated.run,
     "cold_start": cold_start.run,
