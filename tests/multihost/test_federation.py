@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,36 @@ def test_a_partition_of_half_a_minute_is_noticed_named_and_healed(start: Start) 
     host(federation, "b").plug()
     federation.wait_healthy(NODES, seconds=60)
     assert {name: view(federation, name)["id"] for name in NODES} == before
+    assert federation.query(COUNT)["rows"] == [STAGES[name] for name in NODES]
+
+
+EVERYWHERE = {"federation": {"listen": ["/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4001"]}}
+
+
+def test_a_hub_that_comes_back_at_another_address_is_found_by_multicast(start: Start) -> None:
+    federation = start(configure_addresses=False, hub=EVERYWHERE)
+    before = {name: view(federation, name)["id"] for name in NODES}
+    federation.daemons["hub"].kill()
+    host(federation, "hub").move("10.77.0.200")
+    federation.start_hub()
+    federation.wait_answering()
+    federation.wait_healthy(NODES, seconds=60)
+    assert {name: view(federation, name)["id"] for name in NODES} == before
+    assert federation.query(COUNT)["rows"] == [STAGES[name] for name in NODES]
+
+
+def test_a_hub_whose_address_changes_while_it_runs_keeps_its_nodes_and_is_found_by_others(start: Start) -> None:
+    federation = start(configure_addresses=False, hub=EVERYWHERE)
+    host(federation, "hub").move("10.77.0.200")
+    moved = datetime.now(UTC)
+    federation.daemons["c"].kill()
+    federation.start_node("c")
+
+    def seen_since() -> bool:
+        return all(datetime.fromisoformat(view(federation, name)["last_seen"]) > moved for name in NODES)
+
+    assert eventually(seen_since, seconds=60), federation.get("/v1/federation/clusters")
+    federation.wait_healthy(NODES, seconds=60)
     assert federation.query(COUNT)["rows"] == [STAGES[name] for name in NODES]
 
 
