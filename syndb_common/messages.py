@@ -368,15 +368,26 @@ def to_wire(model: BaseModel) -> dict[str, Any]:
     return _plain(model.model_dump(mode="python"))  # type: ignore[no-any-return]
 
 
+def wire_value(value: Any) -> Any:
+    """What stands on the wire for a value that msgpack does not know; its ``default`` hook.
+
+    Raises:
+        TypeError: nothing does.
+    """
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, set | frozenset):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} cannot be sent")
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, UUID):
-        return str(value)
-    return value
+    return wire_value(value) if isinstance(value, UUID | datetime | Enum) else value

@@ -13,6 +13,7 @@ read at all is answered with an empty id.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ import msgpack
 from pydantic import BaseModel, ValidationError
 
 from syndb_common.errors import ErrorBody, InvalidRequest, SynDBError
-from syndb_common.messages import PROTOCOL_VERSION, Message, to_wire
+from syndb_common.messages import PROTOCOL_VERSION, Message, wire_value
 from syndb_common.tracing import Work, traceparent
 
 ID_BYTES = 16
@@ -72,7 +73,7 @@ def encode_request(request_id: bytes, message: Message, *, seconds: float, work:
         "type": type(message).__name__,
         "v": PROTOCOL_VERSION,
         "seconds": seconds,
-        "body": to_wire(message),
+        "body": message.model_dump(),
     }
     if work is not None:
         request["trace"] = work.request_id
@@ -87,30 +88,35 @@ def decode_request(payload: bytes) -> Request:
     Raises:
         InvalidRequest: it is not a request in this form.
     """
-    match _unpack(payload):
-        case {
-            "id": bytes(id_),
-            "type": str(type_),
-            "v": int(version),
-            "seconds": int() | float() as seconds,
-            **rest,
-        } if len(id_) == ID_BYTES and len(type_) <= MAX_NAME_CHARACTERS and 0 < seconds < math.inf and "body" in rest:
-            return Request(id_, type_, version, min(float(seconds), MAX_SECONDS), _work(rest), rest["body"])
+    fields = _unpack(payload)
+    if isinstance(fields, dict):
+        id_, type_, version, seconds = (fields.get(name) for name in ("id", "type", "v", "seconds"))
+        if (
+            isinstance(id_, bytes)
+            and len(id_) == ID_BYTES
+            and isinstance(type_, str)
+            and len(type_) <= MAX_NAME_CHARACTERS
+            and isinstance(version, int)
+            and isinstance(seconds, int | float)
+            and 0 < seconds < math.inf
+            and "body" in fields
+        ):
+            return Request(id_, type_, version, min(float(seconds), MAX_SECONDS), _work(fields), fields["body"])
     raise InvalidRequest("this is not a request", hint="a msgpack map of id, type, v, seconds and body is expected")
 
 
 def encode_reply(request_id: bytes, reply: BaseModel) -> bytes:
     """The payload of a response frame."""
-    return _pack({"id": request_id, "ok": to_wire(reply)})
+    return _pack({"id": request_id, "ok": reply.model_dump()})
 
 
 def encode_error(request_id: bytes, error: SynDBError) -> bytes:
     """The payload of a response frame that says what went wrong."""
     try:
-        return _pack({"id": request_id, "error": to_wire(error.to_body())})
+        return _pack({"id": request_id, "error": error.to_body().model_dump()})
     except (TypeError, ValueError, OverflowError):
         plain = ErrorBody(error=error.message[:8192], code=error.code, hint=error.hint[:4096])
-        return _pack({"id": request_id, "error": to_wire(plain)})
+        return _pack({"id": request_id, "error": plain.model_dump()})
 
 
 def decode_response(payload: bytes) -> Response:
@@ -119,32 +125,26 @@ def decode_response(payload: bytes) -> Response:
     Raises:
         SynDBError: as ``internal_error``: it is not a response in this form.
     """
-    match _unpack(payload):
-        case {"id": bytes(id_), "ok": body}:
-            return Response(id_, body)
-        case {"id": bytes(id_), "error": body}:
-            try:
-                return Response(id_, error=SynDBError.from_body(ErrorBody.model_validate(body)))
-            except ValidationError:
-                pass
+    fields = _unpack(payload)
+    if isinstance(fields, dict) and isinstance(id_ := fields.get("id"), bytes):
+        if "ok" in fields:
+            return Response(id_, fields["ok"])
+        with contextlib.suppress(ValidationError):
+            return Response(id_, error=SynDBError.from_body(ErrorBody.model_validate(fields.get("error"))))
     raise SynDBError("the other daemon sent something that is no answer")
 
 
 def _work(fields: dict[Any, Any]) -> Work | None:
     """The work that a request names, without what is not text for a log or no trace context."""
-    match fields.get("trace"):
-        case str(name) if name and name.isprintable():
-            pass
-        case _:
-            return None
-    match fields.get("headers"):
-        case {"traceparent": str(context)}:
-            return Work(name[:MAX_NAME_CHARACTERS], traceparent(context))
-    return Work(name[:MAX_NAME_CHARACTERS])
+    name, headers = fields.get("trace"), fields.get("headers")
+    if not isinstance(name, str) or not name or not name.isprintable():
+        return None
+    context = headers.get("traceparent") if isinstance(headers, dict) else None
+    return Work(name[:MAX_NAME_CHARACTERS], traceparent(context) if isinstance(context, str) else "")
 
 
 def _pack(value: Any) -> bytes:
-    packed: bytes = msgpack.packb(value)
+    packed: bytes = msgpack.packb(value, default=wire_value)
     return packed
 
 

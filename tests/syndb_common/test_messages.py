@@ -20,11 +20,15 @@ from syndb_common.messages import (
     GetFlightEndpoint,
     HealthPing,
     JoinRequest,
+    LeaveFederation,
     Message,
+    OntologySync,
+    OntologyTerm,
     RegisterCluster,
     SchemaMigration,
     SchemaSync,
     to_wire,
+    wire_value,
 )
 from syndb_common.syql import parse, plan
 from tests.actors.federation_parts import ENDPOINTS, published
@@ -45,12 +49,16 @@ EXAMPLES: dict[type[Message], Message] = {
             seconds=3,
         ),
         CancelQuery(query_id=uuid4()),
+        LeaveFederation(reason="maintenance"),
+        OntologySync(revision=1, page=0, pages=1, terms=(OntologyTerm(id="a:1", vocabulary="sex", label="male"),)),
     )
 }
 
 
 def wire(message: Message) -> dict[str, Any]:
-    found: dict[str, Any] = msgpack.unpackb(msgpack.packb(to_wire(message)))
+    packed = msgpack.packb(message.model_dump(), default=wire_value)
+    assert packed == msgpack.packb(to_wire(message)), "both ways to the wire lead to the same bytes"
+    found: dict[str, Any] = msgpack.unpackb(packed)
     return found
 
 
@@ -88,6 +96,15 @@ def test_what_computes_or_registers_is_not_repeated_by_itself() -> None:
         "JoinRequest",
         "RegisterCluster",
         "AnalyticsQuery",
+        "HealthPing",
+    }
+
+
+def test_what_need_not_be_remembered_changes_nothing() -> None:
+    assert {name for name, kind in MESSAGES.items() if kind.changes_nothing} == {
+        "HealthPing",
+        "DatasetCatalogRequest",
+        "GetFlightEndpoint",
     }
 
 
