@@ -10,6 +10,8 @@ import trio
 from trio.testing import MockClock
 
 from actors.directory import Cluster, Directory
+from actors.remote.envelope import encode_request
+from actors.remote.frames import MAX_FRAME_BYTES
 from actors.runtime import ActorRef, ChildSpec, Supervisor, run_tree
 from actors.schema_sync import APPLY_SECONDS, SchemaKeeper, SchemaPublisher, SyncCluster
 from syndb_common.engine.embedded import EmbeddedEngine
@@ -69,6 +71,40 @@ async def test_a_node_that_takes_long_does_not_hold_up_another(
         await trio.sleep(0.1)
         both.start_soon(sync, "fast")
     assert finished["fast"] < 1 < finished["slow"]
+
+
+async def test_migrations_larger_than_a_frame_travel_in_several_messages(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = tuple(SchemaMigration(version=n, name="long", statements=("x" * 90_000,)) for n in range(1, 31))
+    monkeypatch.setattr(schema, "migrations", lambda since=0: many[since:])
+    has = [0]
+
+    def apply(message: SchemaSync) -> SchemaReport:
+        applied = tuple(each.version for each in message.migrations)
+        assert applied[0] == has[0] + 1
+        has[0] = applied[-1]
+        return SchemaReport(schema_version=has[0], applied=applied)
+
+    worm = Peer({SchemaSync: apply})
+    ref, directory = await publisher(nursery, {"worm": worm})
+    report = await ref.ask(SyncCluster(id_of(directory, "worm")), timeout=5)  # type: ignore[arg-type]
+    assert report == SchemaReport(schema_version=30, applied=tuple(range(1, 31)))
+    assert len(worm.asked) > 4
+    for message in worm.asked:
+        assert len(encode_request(bytes(16), message, seconds=1.0)) < MAX_FRAME_BYTES
+
+
+async def test_a_node_ahead_of_the_hub_says_its_own_version(keeper: ActorRef, engine: EmbeddedEngine) -> None:
+    newer = SchemaMigration(
+        version=schema.CURRENT + 1,
+        name="newer",
+        statements=("ALTER TABLE syndb.neurons ADD COLUMN IF NOT EXISTS note String",),
+    )
+    await schema.apply(engine, [*schema.migrations(), newer])
+    for dry_run in (True, False):
+        report = await keeper.ask(SchemaSync(migrations=schema.migrations(), dry_run=dry_run), timeout=30)
+        assert (report.schema_version, report.applied) == (schema.CURRENT + 1, ())
 
 
 async def test_a_node_that_does_not_exist_is_said(nursery: trio.Nursery) -> None:
