@@ -106,6 +106,6 @@ def revoke(config: Config, invitation: Annotated[str, typer.Argument(help="Id of
         if revoked.used_by is not None:
             note(
                 f"{revoked.used_by} joined with it and takes part until it joins anew; "
-                "to exclude it now: syndb federation deactivate"
+                "to exclude it now: syndb federation clusters deactivate"
             )
     raise typer.Exit(outcome.code)
