@@ -62,6 +62,7 @@ from syndb_common.messages import (
     RegisterCluster,
     Registered,
 )
+from syndb_common.metrics import HEALTH_CHANGES
 
 log = structlog.get_logger(__name__)
 
@@ -347,6 +348,7 @@ class Registry(Actor):
             if now.record is not before.record:
                 records[now.record.id] = now.record
             if now.health is not before.health:
+                HEALTH_CHANGES.labels(now.health.value).inc()
                 log.info("health changed", cluster=now.record.name, was=before.health, now=now.health, cause=now.cause)
                 transitions.append(Transition(now.record.id, seen.at, before.health, now.health, now.cause))
         try:

@@ -34,6 +34,7 @@ from actors.directory import Cluster, Directory
 from actors.health import HealthPolicy, Watch
 from actors.health_monitor import HealthMonitor
 from actors.ontology_sync import OntologyPublisher
+from actors.part_metrics import count_events
 from actors.registry import Registry
 from actors.remote.circuits import Circuits
 from actors.remote.discovery.dht import Dht
@@ -54,6 +55,7 @@ from syndb_common.engine import published
 from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.errors import Unavailable
 from syndb_common.messages import CatalogAnnouncement, JoinRequest, LeaveFederation, RegisterCluster
+from syndb_common.metrics import Sample, serve_metrics
 from syndb_common.tables import schema
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub import lock
@@ -70,6 +72,7 @@ from syndb_hub.http import Services, create_app
 from syndb_hub.http import serve as serve_http
 from syndb_hub.jobs.runner import JobRunner
 from syndb_hub.keys import Announcement, Announcer, Keys
+from syndb_hub.metrics import readings
 from syndb_hub.present import Present
 from syndb_hub.settings import HubSettings
 from syndb_hub.store.benchmarks import StoredBenchmarks
@@ -128,11 +131,13 @@ async def serve(
             # A node that finds the port open must find somebody who answers: listening comes last.
             parts.answer_nodes(tree)
             await nursery.start(host.run)
+            nursery.start_soon(count_events, tree)
+            metrics = await nursery.start(serve_metrics, settings.metrics.listen, parts.readings)
             if mdns is not None:
                 nursery.start_soon(_announce, mdns, host)
             app = create_app(parts.services(tree))
             url = await nursery.start(serve_http, app, settings.http.host, settings.http.port)
-            log.info("hub started", url=url, peer_id=identity.peer_id, listen=list(host.addresses))
+            log.info("hub started", url=url, peer_id=identity.peer_id, listen=list(host.addresses), metrics=metrics)
             task_status.started()
             async for _ in hangups:
                 await present.reload()
@@ -253,6 +258,10 @@ class _Parts:
             version=version("syndb"),
             settings=self._settings.http,
         )
+
+    def readings(self) -> Iterator[Sample]:
+        """What metrics tell of this hub now."""
+        return readings(self._directory, self._host.counters, self._jobs.unfinished)
 
     async def _run_warehouse(self, *, task_status: trio.TaskStatus[None]) -> None:
         """The engine, up to date in its schema before anybody asks it anything."""

@@ -14,6 +14,7 @@ from syndb_common.daemon import configure_logging, report_errors, run_daemon
 from syndb_common.errors import ConfigError, InvalidRequest
 from syndb_common.node_settings import NodeSettings
 from syndb_common.settings import load
+from syndb_common.tracing import export_traces
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -78,6 +79,7 @@ def run(config: Config) -> None:
     with report_errors() as outcome:
         settings = load(NodeSettings, config)
         configure_logging(settings.log_level)
+        export_traces("syndb-node")
         from syndb_node.tree import serve
 
         outcome.code = run_daemon(

@@ -34,6 +34,7 @@ from actors.joining import FederationSecret, Membership
 from actors.key_rotation import NodeKeys
 from actors.node_state import NodeState
 from actors.ontology_sync import OntologyFile, OntologyKeeper
+from actors.part_metrics import count_events
 from actors.remote.circuits import Circuits
 from actors.remote.discovery.dht import Dht
 from actors.remote.discovery.hub import find_hub
@@ -61,7 +62,9 @@ from syndb_common.messages import (
     OntologySync,
     SchemaSync,
 )
+from syndb_common.metrics import Sample, serve_metrics
 from syndb_common.node_settings import NodeSettings
+from syndb_node.metrics import readings
 from syndb_node.policy import Policy
 
 log = structlog.get_logger(__name__)
@@ -172,6 +175,8 @@ class _Parts:
                 # A hub that finds the port open must find somebody who answers: listening comes last.
                 self._answer_hub(tree)
                 await nursery.start(self._host.run)
+                nursery.start_soon(count_events, tree)
+                await nursery.start(serve_metrics, self._settings.metrics.listen, self._readings)
                 self.listening.set()
                 task_status.started(tree)
 
@@ -254,6 +259,15 @@ class _Parts:
             silence_seconds=lambda: self._settings.federation.hub_silence_seconds,
             lost=self._host.lost,
             ontology_revision=lambda: self._ontology.revision,
+        )
+
+    def _readings(self) -> Iterator[Sample]:
+        return readings(
+            joined=self._state.joined,
+            running=len(self._running),
+            engine_ok=self._catalogue.engine == "ok",
+            versions=self._catalogue.versions,
+            network=self._host.counters,
         )
 
     def _endpoints(self) -> Endpoints:

@@ -10,6 +10,7 @@ import typer
 from syndb_common.daemon import configure_logging, report_errors, run_daemon
 from syndb_common.errors import Conflict
 from syndb_common.settings import load, render, write_private
+from syndb_common.tracing import export_traces
 from syndb_hub.commands.common import Config, note
 from syndb_hub.settings import HubSettings
 
@@ -42,6 +43,7 @@ def run(config: Config) -> None:
     with report_errors() as outcome:
         settings = load(HubSettings, config)
         configure_logging(settings.log_level)
+        export_traces("syndb-hub")
         from syndb_hub.tree import serve
 
         outcome.code = run_daemon(

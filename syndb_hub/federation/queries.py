@@ -17,8 +17,10 @@ import trio
 from sqlglot import exp
 
 from actors.directory import HUB, Cluster, Directory
+from syndb_common import tracing
 from syndb_common.engine.interface import Engine, Limits
 from syndb_common.errors import InvalidRequest, SynDBError, Unavailable
+from syndb_common.metrics import QUERY_SECONDS, timed
 from syndb_common.syql import Plan, Query, Scope, parse, partial_schema, plan, to_clickhouse
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.federation.fan_out import FanOut, Part
@@ -124,9 +126,10 @@ class FederatedQueries:
         parts: list[Part] = []
         try:
             allowed = min(seconds, self._delegation_seconds)
-            parts = await self._fan_out.ask(planned.targets.asked, uuid4(), allowed)
-            _check_enough(parts, planned.targets, require)
-            answered = await self._merge(planned, parts, began, seconds)
+            with timed(QUERY_SECONDS, planned.scope.value), tracing.span("query", scope=planned.scope.value):
+                parts = await self._fan_out.ask(planned.targets.asked, uuid4(), allowed)
+                _check_enough(parts, planned.targets, require)
+                answered = await self._merge(planned, parts, began, seconds)
         except SynDBError:
             self._measure(planned, parts, None, began, named=cluster_ids is not None)
             raise

@@ -113,6 +113,12 @@ class JobRunner:
         finally:
             self._accepting = False
 
+    @property
+    def unfinished(self) -> dict[str, int]:
+        """Jobs that have not ended, by status."""
+        running = len(self._active) - self._waiting
+        return {JobStatus.PENDING.value: self._waiting, JobStatus.RUNNING.value: running}
+
     async def submit(
         self,
         query: str,
