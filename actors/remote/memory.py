@@ -37,6 +37,9 @@ from syndb_common.errors import InvalidRequest, PeerUnavailable
 MAX_STREAMS_PER_PEER = 64
 """Inbound streams of one peer at once, as at a host of libp2p."""
 
+SILENCE_SECONDS = 2.5
+"""How long a peer may be silent whose loss is waited for, as at a host of libp2p."""
+
 log = structlog.get_logger()
 
 
@@ -145,7 +148,7 @@ class MemoryNetwork:
     def _draw_delay(self, link: Link | None) -> float:
         return 0.0 if link is None or link.delay[1] <= 0 else self._chance.uniform(*link.delay)
 
-    def _round_trip(self, one: str, other: str) -> float:
+    def round_trip(self, one: str, other: str) -> float:
         """Seconds until an answer is back, or infinity when there will be none."""
         there, back = self._link(one, other), self._link(other, one)
         if self.is_cut(one, other) or any(link and not link.copies(self._chance) for link in (there, back)):
@@ -242,7 +245,7 @@ class MemoryHost:
                 return
             share = max(deadline - trio.current_time(), 0.0) / (len(candidates) - position)
             target = self.network._at.get(place)
-            seconds = math.inf if target is None else self.network._round_trip(self.peer_id, target.peer_id)
+            seconds = math.inf if target is None else self.network.round_trip(self.peer_id, target.peer_id)
             if not self.alive:
                 reasons.append("this host has stopped")
             elif target is None or not (target.alive or target.silent):
@@ -266,7 +269,7 @@ class MemoryHost:
         if not sides:
             raise PeerUnavailable(f"not connected to {peer_id}")
         side = sides[-1]
-        seconds = self.network._round_trip(self.peer_id, peer_id)
+        seconds = self.network.round_trip(self.peer_id, peer_id)
         if not side.twin.open or seconds > timeout:
             await trio.sleep(timeout)
             raise PeerUnavailable(f"{peer_id} did not answer within {timeout:g} s")
@@ -307,6 +310,23 @@ class MemoryHost:
             stream.finish(at_once=False)
         finally:
             stream.side.inbound -= 1
+
+    async def lost(self, peer_id: str) -> None:
+        """Return as soon as the present connection to a peer has ended, at once where there is none.
+
+        A peer that gives no sign of life for ``SILENCE_SECONDS`` is gone, and its connection closed.
+        """
+        await trio.lowlevel.checkpoint()
+        sides = self.connections.get(peer_id)
+        if not sides:
+            return
+        side = sides[-1]
+        while side.open:
+            silent = not side.twin.open or self.network.round_trip(self.peer_id, peer_id) > SILENCE_SECONDS
+            with trio.move_on_after(SILENCE_SECONDS if silent else 1.0):
+                await side.ended()
+            if silent and (not side.twin.open or self.network.is_cut(self.peer_id, peer_id)):
+                side.close(tell=True)
 
     async def disconnect(self, peer_id: str) -> None:
         """Close every connection to the peer; what waits on its streams is told at once."""

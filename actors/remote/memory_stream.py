@@ -20,7 +20,7 @@ WINDOW = 8
 class Side:
     """One end of a connection: its streams, and whether it stands as far as this end knows."""
 
-    __slots__ = ("host", "inbound", "open", "streams", "twin")
+    __slots__ = ("_ended", "host", "inbound", "open", "streams", "twin")
 
     def __init__(self, host: MemoryHost) -> None:
         self.host = host
@@ -28,6 +28,14 @@ class Side:
         self.inbound = 0
         self.streams: set[MemoryStream] = set()
         self.twin: Side = self
+        self._ended: trio.Event | None = None
+
+    async def ended(self) -> None:
+        """Wait until this end is closed."""
+        if self._ended is None:
+            self._ended = trio.Event()
+        if self.open:
+            await self._ended.wait()
 
     @staticmethod
     def pair(one: MemoryHost, other: MemoryHost) -> None:
@@ -47,6 +55,8 @@ class Side:
         sides.remove(self)
         if not sides:
             del self.host.connections[peer.peer_id]
+        if self._ended is not None:
+            self._ended.set()
         for stream in tuple(self.streams):
             stream._end()
         if tell and not self.host.network.is_cut(self.host.peer_id, peer.peer_id):

@@ -73,6 +73,10 @@ class Transport(Protocol):
         """A stream to a connected peer."""
         ...
 
+    async def lost(self, peer_id: str) -> None:
+        """Return as soon as the present connection to a peer has ended, or the peer gives no sign of life."""
+        ...
+
     async def disconnect(self, peer_id: str) -> None:
         """Close every connection to the peer."""
         ...

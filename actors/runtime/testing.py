@@ -12,13 +12,14 @@ restarts. Together with ``trio.testing.MockClock`` even the long ones take no ti
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import trio
 
-from actors.runtime.actor import NO_ANSWER, Actor
+from actors.runtime.actor import NO_ANSWER, Actor, Delegated
 from actors.runtime.events import LifecycleEvent, Subscription
 
 Event = TypeVar("Event", bound=LifecycleEvent)
@@ -66,14 +67,14 @@ class Faults:
             handle = actor.receive
 
             async def receive(message: Any) -> Any:
-                return await self._suffer(message, handle)
+                return await self._suffer(actor, message, handle)
 
             actor.receive = receive  # type: ignore[method-assign]  # the one message path of this instance
             return actor
 
         return make
 
-    async def _suffer(self, message: object, handle: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def _suffer(self, actor: Actor, message: object, handle: Callable[[Any], Awaitable[Any]]) -> Any:
         fault = self._next_for(message)
         match fault.kind if fault else None:
             case "crash":
@@ -84,7 +85,9 @@ class Faults:
                 assert fault is not None
                 await trio.sleep(fault.seconds)
             case "duplicate":
-                await handle(message)
+                first = await handle(message)
+                if isinstance(first, Delegated):
+                    actor.context.start_soon(_unheard, first)
         return await handle(message)
 
     def _next_for(self, message: object) -> _Fault | None:
@@ -95,6 +98,12 @@ class Faults:
                     self._planned.remove(fault)
                 return fault
         return None
+
+
+async def _unheard(work: Delegated) -> None:
+    """Do what was delegated, for nobody."""
+    with contextlib.suppress(Exception):
+        await work.task(*work.args)
 
 
 async def next_event(events: Subscription, kind: type[Event], name: str | None = None) -> Event:

@@ -181,6 +181,21 @@ async def test_a_killed_host_is_not_missed_until_somebody_waits_for_it(network, 
     assert await say(await stream_to(again, client)) == b"hello"
 
 
+@pytest.mark.parametrize("how", ["close", "kill", "partition"])
+async def test_who_waits_for_the_loss_of_a_peer_learns_of_it_within_seconds(network, pair, how, autojump_clock):
+    server, client = pair
+    await client.lost(server.peer_id)  # not connected yet
+    await client.connect(server.peer_id, server.addresses, timeout=1)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.lost, server.peer_id)
+        await trio.sleep(30)
+        assert client.is_connected(server.peer_id)
+        {"close": server.close, "kill": server.kill, "partition": lambda: network.partition(server)}[how]()
+    assert 30 <= trio.current_time() - began < 34
+    assert not client.is_connected(server.peer_id)
+
+
 async def test_two_hosts_of_one_peer_id_cannot_run(network, pair):
     with pytest.raises(ValueError, match="already listens"):
         network.host(pair[0].peer_id)

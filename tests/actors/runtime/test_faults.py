@@ -17,6 +17,11 @@ class Add:
 
 
 @dataclass(frozen=True)
+class AddLater:
+    amount: int
+
+
+@dataclass(frozen=True)
 class Read:
     pass
 
@@ -29,6 +34,10 @@ class Counter(Actor):
     async def add(self, message: Add) -> int:
         self.total += message.amount
         return self.total
+
+    @handle
+    async def add_later(self, message: AddLater) -> int:
+        return self.context.delegate(self.add, message)
 
     @handle
     async def read(self, message: Read) -> int:
@@ -78,3 +87,10 @@ async def test_a_duplicated_message_is_handled_twice(counter, faults):
     faults.duplicate(Add)
     assert await counter.ask(Add(1), timeout=1) == 2
     assert await counter.ask(Add(1), timeout=1) == 3
+
+
+async def test_a_duplicated_message_is_delegated_twice(counter, faults):
+    faults.duplicate(AddLater)
+    assert await counter.ask(AddLater(1), timeout=1) in (1, 2)
+    await trio.sleep(1)
+    assert await counter.ask(Read(), timeout=1) == 2
