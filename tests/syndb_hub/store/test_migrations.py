@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sqlite3
 import sys
 from pathlib import Path
@@ -9,13 +10,17 @@ from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
+import sqlglot
 import trio
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from actors.directory import Standing
 from syndb_common.errors import ConfigError
-from syndb_hub.store import Store
+from syndb_hub.store import Store, migrations
 from syndb_hub.store.clusters import Clusters
 from syndb_hub.store.jobs import Jobs
 from syndb_hub.store.migrations import LAYOUT, layout_of
@@ -150,3 +155,21 @@ async def test_a_store_of_a_newer_layout_is_refused_and_not_touched(found, tmp_p
 async def test_a_release_that_counted_layouts_otherwise_sees_that_the_store_is_newer(store):
     found = await store.read(lambda c: c.exec_driver_sql("SELECT MAX(version) FROM schema_version").scalar_one())
     assert found == 3
+
+
+def test_migrations_are_statements_of_postgresql_too():
+    buffer = io.StringIO()
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    scripts = ScriptDirectory.from_config(config)
+    steps = lambda revision, _: scripts._upgrade_revs("head", revision)  # noqa: E731
+    options = {"as_sql": True, "output_buffer": buffer, "fn": steps, "render_as_batch": True}
+    context = MigrationContext.configure(dialect_name="postgresql", opts=options)
+    with Operations.context(context):
+        context.run_migrations()
+    statements = sqlglot.parse(buffer.getvalue(), read="postgres")
+    altered = [each.sql("postgres", comments=False) for each in statements if isinstance(each, sqlglot.exp.Alter)]
+    assert "ALTER TABLE clusters ALTER COLUMN peer_id DROP NOT NULL" in altered
+    assert "ALTER TABLE clusters DROP COLUMN is_active" in altered
+    created = {each.find(sqlglot.exp.Table).name for each in statements if isinstance(each, sqlglot.exp.Create)}
+    assert set(metadata.tables) <= created
