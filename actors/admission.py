@@ -166,7 +166,8 @@ def joined(
         proved: the node.
         message: what it says of itself.
         known: the record under its name so far.
-        observed_hosts: IP addresses its connection comes from.
+        observed_hosts: IP addresses its connection comes from; none when it has ended already, or leads through a
+            relay: then those of before still hold.
         fresh: the standing of a node whose key has no name here yet.
     """
     # What the operator entered of a node counts until the node says something itself.
@@ -185,6 +186,6 @@ def joined(
         schema_version=message.schema_version,
         protocol_version=proved.protocol_version,
         key_id=id_of(proved.key),
-        observed_hosts=observed_hosts,
+        observed_hosts=observed_hosts or (known.observed_hosts if known is not None else ()),
         approved_hosts=() if known is None else known.approved_hosts,
     )

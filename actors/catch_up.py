@@ -68,8 +68,9 @@ class Progress:
 
     def note(self, step: Step, what: int, error: Exception) -> None:
         """The step failed."""
-        # A node lost on the way is pinged anyway; what it misses is tried again as soon as it answers.
-        wait = 0.0 if isinstance(error, PeerUnavailable) else AGAIN_SECONDS
+        # A node lost on the way is pinged anyway; what it misses is tried again as soon as it answers. An actor of the
+        # hub that crashed is back at once.
+        wait = 0.0 if isinstance(error, PeerUnavailable | ActorError) else AGAIN_SECONDS
         self._failed[step] = _Failed(what, str(error)[:CAUSE_CHARACTERS], trio.current_time() + wait)
 
     def done(self, step: Step) -> None:
