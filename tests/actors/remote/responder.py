@@ -1,12 +1,15 @@
 """A daemon of its own for tests with real processes: answers pings, never answers ``CancelQuery``, ends with its stdin.
 
-Run as ``responder.py <key file> <multiaddr>...``; prints one line of JSON when it listens.
+Run as ``responder.py <key file> <multiaddr>...``; prints one line of JSON when it listens, and nothing else: nobody
+reads on, and a daemon whose output nobody takes stops.
 """
 
 import json
+import logging
 import sys
 from pathlib import Path
 
+import structlog
 import trio
 
 from actors.remote.host import Host
@@ -36,6 +39,7 @@ class Node(Actor):
 
 
 async def main() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     host = Host(Identity.load_or_create(Path(sys.argv[1])), sys.argv[2:])
     async with trio.open_nursery() as nursery:
         await nursery.start(host.run)
