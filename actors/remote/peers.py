@@ -28,7 +28,7 @@ Streams: TypeAlias = list[Frames]
 
 
 class Places:
-    """Places for so many at a time, first come first served: ``async with places:``.
+    """Places for so many at a time, first come first served.
 
     A lighter ``trio.CapacityLimiter``, since there are two for every node of the federation.
     """
@@ -39,15 +39,22 @@ class Places:
         self.free = number
         self._line: trio.lowlevel.ParkingLot | None = None
 
-    async def __aenter__(self) -> None:
+    async def take(self, deadline: float) -> None:
+        """Take a place; call :meth:`leave` when done.
+
+        Raises:
+            trio.TooSlowError: there was none until ``deadline``.
+        """
         if self.free:
             self.free -= 1
             return
         if self._line is None:
             self._line = trio.lowlevel.ParkingLot()
-        await self._line.park()  # who leaves hands the place over
+        with trio.fail_at(deadline):
+            await self._line.park()  # who leaves hands the place over
 
-    async def __aexit__(self, *_: object) -> None:
+    def leave(self) -> None:
+        """Give the place to the next in line."""
         if self._line:
             self._line.unpark()
         else:

@@ -278,12 +278,11 @@ class RpcClient:
         self._drop(self._peers.surplus())
         request_id = secrets.token_bytes(ID_BYTES)
         try:
-            with trio.fail_at(deadline):
-                if message.idempotent:
-                    again = _retrying(deadline)
-                    body: Any = await again(self._attempt, peer, addresses, request_id, message, deadline)
-                else:
-                    body = await self._attempt(peer, addresses, request_id, message, deadline)
+            if message.idempotent:
+                again = _retrying(deadline)
+                body: Any = await again(self._attempt, peer, addresses, request_id, message, deadline)
+            else:
+                body = await self._attempt(peer, addresses, request_id, message, deadline)
         except trio.TooSlowError:
             self._drop(peer.take_all())
             raise DeadlineExceeded(f"{peer_id} did not answer {type(message).__name__} within {timeout:g} s") from None
@@ -302,8 +301,13 @@ class RpcClient:
     async def _attempt(
         self, peer: Peer, addresses: Sequence[str], request_id: bytes, message: Message, deadline: float
     ) -> Any:
-        """Send the message, on a stream that is kept or else a new one; the body of the answer."""
-        async with peer.places(message):
+        """Send the message, on a stream that is kept or else a new one; the body of the answer.
+
+        Whatever waits in here has its own deadline: one more around it all would cost each ask some microseconds.
+        """
+        places = peer.places(message)
+        await places.take(deadline)
+        try:
             frame = encode_request(request_id, message, seconds=_left(deadline), work=current_work.get())
             stream, stale = peer.take()
             self._drop(stale)
@@ -315,6 +319,8 @@ class RpcClient:
                         raise
             stream = await self._open(peer.id, addresses, deadline)
             return await self._once(peer, stream, request_id, frame, deadline)
+        finally:
+            places.leave()
 
     async def _once(self, peer: Peer, stream: Frames, request_id: bytes, frame: bytes, deadline: float) -> Any:
         """One request and its answer; the stream is kept if both went well, and dropped if anything did not."""
