@@ -9,9 +9,10 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from actors.directory import Directory
 from actors.remote.policy import RPC_POLICY
 from actors.remote.proof import generate_secret
-from syndb_common import messages
+from syndb_common import messages, metrics
 from syndb_common.errors import SynDBError
 from syndb_common.flight import uploads
 from syndb_common.messages import MESSAGES
@@ -32,6 +33,8 @@ from syndb_common.syql.resolve import AGGREGATES, SCALARS
 from syndb_common.tables import METADATA, TABLES
 from syndb_common.tables.versions import DatasetMetadata, PublishedVersion
 from syndb_hub.http.routes import OPERATIONS
+from syndb_hub.metrics import readings as hub_readings
+from syndb_node.metrics import readings as node_readings
 from tests.docs.pages import ROOT, prose, rows, text
 from tests.docs.settings_page import page as settings_page
 
@@ -171,3 +174,17 @@ def test_quoted_messages_are_ours():
     for message in quoted:
         for fragment in message.split("…"):
             assert fragment.strip(" `") in source, message
+
+
+def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
+    documented = set(re.findall(r"`(syndb_[a-z_]+)`", text("docs/operators.md")))
+    network = {"refused_streams": 1}
+    hub = hub_readings(Directory(), network, {"pending": 0})
+    node = node_readings(joined=True, running=0, engine_ok=True, versions=(), network=network)
+    readings = {name for name, *_ in (*hub, *node)}
+    counted = {
+        family.name + ("_total" if family.type == "counter" else "")
+        for family in metrics.REGISTRY.collect()
+        if family.name.startswith("syndb_")
+    }
+    assert documented == readings | counted
