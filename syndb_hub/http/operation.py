@@ -61,6 +61,7 @@ class Operation:
     Attributes:
         right: what the caller's token must carry; None for everybody.
         produces: media types of the answer when it is not JSON.
+        body_bytes: largest body; strangers should be given little room.
     """
 
     method: str
@@ -69,6 +70,7 @@ class Operation:
     right: Right | None
     tag: str
     produces: tuple[str, ...]
+    body_bytes: int
     parameters: dict[str, type[BaseModel]]
     returns: type[BaseModel] | None
 
@@ -92,7 +94,7 @@ class Operation:
         arguments: dict[str, BaseModel] = {}
         for where, model in self.parameters.items():
             try:
-                arguments[where] = await _READERS[where](request, model)
+                arguments[where] = await _READERS[where](request, model, self.body_bytes)
             except ValidationError as error:
                 raise invalid(error, where) from None
         result = await self.handler(Call(request, services, caller), **arguments)
@@ -125,7 +127,13 @@ class Operations:
         return self.add("DELETE", path, **options)
 
     def add(
-        self, method: str, path: str, *, right: Right | None, produces: tuple[str, ...] = ()
+        self,
+        method: str,
+        path: str,
+        *,
+        right: Right | None,
+        produces: tuple[str, ...] = (),
+        body_bytes: int = JSON_BYTES,
     ) -> Callable[[Handler], Handler]:
         """Declare an operation; see the module for what its coroutine looks like."""
 
@@ -134,7 +142,9 @@ class Operations:
             returned = hints.pop("return")
             parameters = {where: hints[where] for where in _READERS if where in hints}
             returns = returned if issubclass(returned, BaseModel) else None
-            self.all.append(Operation(method, path, handler, right, self.tag, produces, parameters, returns))
+            self.all.append(
+                Operation(method, path, handler, right, self.tag, produces, body_bytes, parameters, returns)
+            )
             return handler
 
         return declare
@@ -150,20 +160,20 @@ async def _authenticate(request: Request, services: Services) -> Principal:
     return await services.tokens.verify(token.strip())
 
 
-async def _read_path(request: Request, model: type[BaseModel]) -> BaseModel:
+async def _read_path(request: Request, model: type[BaseModel], limit: int) -> BaseModel:
     return model.model_validate(request.path_params)
 
 
-async def _read_query(request: Request, model: type[BaseModel]) -> BaseModel:
+async def _read_query(request: Request, model: type[BaseModel], limit: int) -> BaseModel:
     return model.model_validate(dict(request.query_params))
 
 
-async def _read_body(request: Request, model: type[BaseModel]) -> BaseModel:
+async def _read_body(request: Request, model: type[BaseModel], limit: int) -> BaseModel:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > JSON_BYTES:
-            raise LimitExceeded(f"a JSON body may have at most {JSON_BYTES:,} bytes", limit=JSON_BYTES)
+        if len(body) > limit:
+            raise LimitExceeded(f"a JSON body may have at most {limit:,} bytes", limit=limit)
     return model.model_validate_json(body)
 
 

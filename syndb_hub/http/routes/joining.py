@@ -19,6 +19,9 @@ from syndb_hub.http.operation import Call, Operations
 
 operations = Operations("federation")
 
+BODY_BYTES = 64 * 1024
+"""Sixteen of the longest addresses, the longest certificate, and room: what anybody may have parsed."""
+
 
 def _decode(length: int, value: Any) -> bytes:
     if isinstance(value, str):
@@ -116,7 +119,7 @@ class RegisterAnswer(RootModel[ChallengeAnswer | RegisteredAnswer]):
     """Answer to either request."""
 
 
-@operations.post("/v1/federation/register", right=None)
+@operations.post("/v1/federation/register", right=None, body_bytes=BODY_BYTES)
 async def register_cluster(call: Call, body: RegisterBody) -> RegisterAnswer:
     """Join the federation in two requests; no token is needed, since the federation password is proved."""
     client = call.request.state.client
