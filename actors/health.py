@@ -220,7 +220,7 @@ def judge(report: HealthReport, latency: float, skew: float, policy: HealthPolic
             f"{policy.max_clock_skew:g} s are accepted; switch on time synchronisation (NTP) at the node, "
             "or at the hub if other nodes differ too"
         )
-    if report.engine in ("ok", "busy") and report.schema_version < schema_version:
+    if report.engine == "ok" and report.schema_version < schema_version:
         definite.append(f"behind: schema version {report.schema_version}, the hub has {schema_version}")
     if report.schema_version > schema_version:
         definite.append(f"ahead: schema version {report.schema_version}, the hub has {schema_version}; update the hub")

@@ -262,7 +262,8 @@ class HealthMonitor(Actor):
             cause=state.cause,
             failures=state.failures,
             latency_seconds=latency,
-            schema_version=None if report is None else report.schema_version,
+            # Without its engine a node says what it knew last, and nothing after a restart.
+            schema_version=report.schema_version if report is not None and report.engine == "ok" else None,
             flaps=len(state.lost),
             clock_skew_seconds=skew,
             ontology_revision=None if report is None else report.ontology_revision,

@@ -259,6 +259,20 @@ async def test_a_node_without_its_engine_is_not_sent_migrations(start: Start, au
     assert hub.peers["worm"].count(SchemaSync) == 0
 
 
+@pytest.mark.parametrize("engine", ["busy", "is being restarted"])
+async def test_a_node_whose_engine_does_not_answer_keeps_the_schema_version_that_is_known(
+    start: Start, autojump_clock: MockClock, engine: str
+) -> None:
+    worm = node()
+    hub = await start(worm=worm)
+    await hub.until("worm", Health.HEALTHY)
+    worm.answers[HealthPing] = lambda message: report(schema_version=0, engine=engine)
+    await hub.until("worm", Health.DEGRADED)
+    await trio.sleep(5 * POLICY.interval)
+    assert hub.now("worm").record.schema_version == SCHEMA
+    assert hub.now("worm").cause == f"engine: {engine}"
+
+
 async def test_a_catalogue_is_fetched_once_per_change(start: Start, autojump_clock: MockClock) -> None:
     revision = [1]
     worm = node(
