@@ -87,6 +87,29 @@ class Host(Namespace):
         self.address = address
 
 
+class Router(Host):
+    """A host with a network of its own inside, whose hosts it hides behind its own address.
+
+    They reach who is outside; nobody outside reaches them, unless they asked.
+    """
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(name)
+        self.inside = f"10.78.{number}"
+
+    def translate(self) -> None:
+        """Begin to forward and to masquerade."""
+        self.ip("link", "add", "inside", "type", "bridge")
+        self.ip("link", "set", "inside", "up")
+        self.ip("address", "add", f"{self.inside}.1/24", "dev", "inside")
+        rules = "add table ip nat; add chain ip nat out { type nat hook postrouting priority 100; }; "
+        rules += "add rule ip nat out oifname eth0 masquerade"
+        for words in (["nft", rules], ["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]):
+            done = subprocess.run(self.words(words), capture_output=True, text=True, timeout=20, check=False)
+            if done.returncode:
+                raise NetworkError(f"addresses cannot be translated here (package nftables): {done.stderr.strip()}")
+
+
 class Network:
     """A switch and its hosts; everything is gone when the block is left."""
 
@@ -111,27 +134,45 @@ class Network:
     ) -> None:
         self._remove()
 
-    def host(self, name: str, *, loss: float = 0.0, delay: float = 0.0) -> Host:
-        """A host with a cable to the switch.
+    def host(self, name: str, *, behind: Router | None = None, loss: float = 0.0, delay: float = 0.0) -> Host:
+        """A host with a cable to the switch, or into the network behind a router.
 
         Args:
             loss: share of the packets that the cable loses, each way.
             delay: seconds that a packet is under way, each way.
         """
         host = self._make(Host(self._prefix + name))
-        port = f"port{len(self._made)}"
-        if loss or delay:
-            self._lay_bad_cable(host, port, loss, delay)
+        if behind is None:
+            self._connect(host, self.switch, "bridge", SUBNET, loss, delay)
         else:
-            self.switch.ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.name)
-        self.switch.ip("link", "set", port, "master", "bridge", "up")
-        host.plug()
-        host.move(f"{SUBNET}.{len(self._made)}")
+            self._connect(host, behind, "inside", behind.inside, loss, delay)
+            host.ip("route", "add", "default", "via", f"{behind.inside}.1")
         return host
 
-    def _lay_bad_cable(self, host: Host, port: str, loss: float, delay: float) -> None:
+    def router(self, name: str) -> Router:
+        """A router with a cable to the switch.
+
+        Raises:
+            NetworkError: nftables is missing.
+        """
+        router = self._make(Router(self._prefix + name, len(self._made)))
+        self._connect(router, self.switch, "bridge", SUBNET, 0.0, 0.0)
+        router.translate()
+        return router
+
+    def _connect(self, host: Host, to: Namespace, bridge: str, subnet: str, loss: float, delay: float) -> None:
+        port = f"port{len(self._made)}"
+        if loss or delay:
+            self._lay_bad_cable(host, to, port, loss, delay)
+        else:
+            to.ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.name)
+        to.ip("link", "set", port, "master", bridge, "up")
+        host.plug()
+        host.move(f"{subnet}.{len(self._made)}")
+
+    def _lay_bad_cable(self, host: Host, to: Namespace, port: str, loss: float, delay: float) -> None:
         """A process between two virtual devices: kernels often lack netem, and this needs no module."""
-        words = [sys.executable, "-m", "tests.multihost.cable", self.switch.name, port, host.name, "eth0"]
+        words = [sys.executable, "-m", "tests.multihost.cable", to.name, port, host.name, "eth0"]
         cable = subprocess.Popen(
             [*words, str(loss), str(delay)],
             cwd=Path(__file__).parents[2],

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.multihost.network import Host, Network
+from tests.multihost.network import Host, Network, NetworkError
 
 PORT = 7007
 
@@ -76,6 +76,16 @@ def test_a_host_that_moves_has_the_new_address_only(network: Network) -> None:
     assert ping(one, other)
     with other.entered(), pytest.raises(OSError, match="assign"):
         socket.create_server(("10.77.0.3", PORT))
+
+
+def test_a_router_lets_its_hosts_out_and_nobody_in(network: Network) -> None:
+    outside = network.host("outside")
+    try:
+        inside = network.host("inside", behind=network.router("router"))
+    except NetworkError as error:
+        pytest.skip(str(error))
+    assert ping(inside, outside)
+    assert not ping(outside, inside)
 
 
 def test_nothing_stays_behind_after_a_failure() -> None:
