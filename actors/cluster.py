@@ -211,9 +211,9 @@ class Cluster(Actor):
 
     async def _silent(self, seconds: float) -> None:
         """Return when the hub has not pinged for so long."""
-        while (silence := trio.current_time() - self._last_ping) < seconds:  # noqa: ASYNC110 - each ping moves it
-            await trio.sleep(seconds - silence)
-        log.warning("the hub is silent", seconds=round(silence, 1))
+        while trio.current_time() < (until := self._last_ping + seconds):  # noqa: ASYNC110 - each ping moves it
+            await trio.sleep_until(until)
+        log.warning("the hub is silent", seconds=round(trio.current_time() - self._last_ping, 1))
 
     async def _parted(self, hub_peer_id: str) -> None:
         """Return soon after the connection to the hub has ended."""
