@@ -11,7 +11,6 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import trio
@@ -82,22 +81,26 @@ LAG_SECONDS = 5.0
 """How often the lag of the loop is measured, and its tasks are counted."""
 
 
-@contextmanager
-def timed(histogram: Histogram, first: str) -> Iterator[None]:
-    """Observe how long the block takes, under ``first`` and its outcome: ``ok``, an error's code, or ``cancelled``."""
-    began = time.perf_counter()
-    outcome = "cancelled"
-    try:
-        yield
-        outcome = "ok"
-    except SynDBError as error:
-        outcome = error.code
-        raise
-    except Exception:
-        outcome = SynDBError.code
-        raise
-    finally:
-        histogram.labels(first, outcome).observe(time.perf_counter() - began)
+class timed:  # noqa: N801 - reads as what a block is
+    """Observe how long a block takes, under ``first`` and its outcome: ``ok``, an error's code, or ``cancelled``."""
+
+    __slots__ = ("_began", "_first", "_histogram")
+
+    def __init__(self, histogram: Histogram, first: str) -> None:
+        self._histogram = histogram
+        self._first = first
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            outcome = "ok"
+        elif isinstance(error, SynDBError):
+            outcome = error.code
+        else:
+            outcome = SynDBError.code if isinstance(error, Exception) else "cancelled"
+        self._histogram.labels(self._first, outcome).observe(time.perf_counter() - self._began)
 
 
 Sample = tuple[str, str, tuple[str, ...], list[tuple[tuple[str, ...], float]]]

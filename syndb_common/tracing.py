@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -25,6 +25,7 @@ from syndb_common.errors import ConfigError
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _propagator = TraceContextTextMapPropagator()
 _tracer = trace.get_tracer("syndb")
+_NOTHING: AbstractContextManager[trace.Span] = nullcontext(trace.INVALID_SPAN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +60,17 @@ def traceparent(text: str) -> str:
     return text if _TRACEPARENT.fullmatch(text) else ""
 
 
-@contextmanager
-def span(name: str, **attributes: str | int | float | bool) -> Iterator[trace.Span]:
-    """Record the block as a span of the present work; its own asks become children of it.
+def span(name: str, **attributes: str | int | float | bool) -> AbstractContextManager[trace.Span]:
+    """Record a block as a span of the present work; its own asks become children of it.
 
     Outside of any work nothing is recorded: pings and the like would drown what people look for.
     """
     work = current_work.get()
-    if work is None:
-        yield trace.INVALID_SPAN
-        return
+    return _NOTHING if work is None else _recorded(work, name, attributes)
+
+
+@contextmanager
+def _recorded(work: Work, name: str, attributes: Mapping[str, str | int | float | bool]) -> Iterator[trace.Span]:
     parent = _propagator.extract({"traceparent": work.traceparent}) if work.traceparent else None
     with _tracer.start_as_current_span(name, context=parent, attributes=attributes) as recorded:
         headers: dict[str, str] = {}
