@@ -7,6 +7,7 @@ Measured with libp2p 0.8.1, and what is done about it here:
 - Each accepted connection keeps one of a fixed number of places for as long as the swarm runs, so that a hub stops
   accepting after some hundred reconnects. Here the place is given back when the connection ends.
 - A stream left open by a closed connection is not woken. Whoever reads it is told here.
+- A stream that the other side resets is never ended on ours, and QUIC runs out of streams after 128. Here it is.
 - It dials peers on its own, at addresses those peers announced, to keep up a number of connections. Here only
   ``Host.connect`` dials, so that nobody makes a daemon connect to a place of their choosing.
 - Every connection starts a mutual ``identify`` nobody here needs, and logs an error when it is too short-lived.
@@ -47,6 +48,7 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.quic.config import QUICTransportConfig
 from libp2p.transport.quic.connection import QUICConnection
 from libp2p.transport.quic.listener import QUICListener, QUICPacketInfo
+from libp2p.transport.quic.stream import QUICStream
 from libp2p.transport.quic.transport import QUICTransport
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
@@ -167,6 +169,18 @@ class DaemonSwarm(Swarm):
             self.places.take(connection, remote_host(muxed_conn))
         self.manager.run_task(self._end_streams_with, connection)
         return connection
+
+    async def notify_closed_stream(self, stream: INetStream) -> None:
+        """End our sending side of a stream that the other side has reset, which libp2p forgets.
+
+        QUIC lets a peer open another stream only when one has ended both ways: after 128 the connection would be dead.
+        """
+        muxed = getattr(stream, "muxed_stream", None)
+        if isinstance(muxed, QUICStream) and muxed.is_reset():
+            with contextlib.suppress(Exception):
+                muxed._connection._quic.reset_stream(muxed._stream_id, 0)
+                await muxed._connection._transmit()
+        await super().notify_closed_stream(stream)
 
     async def dial_peer(self, peer_id: ID) -> list[INetConn]:
         """Refuse: libp2p would choose the address."""

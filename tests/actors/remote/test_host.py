@@ -1,3 +1,4 @@
+import contextlib
 import os
 import socket
 import subprocess
@@ -239,6 +240,28 @@ async def test_streams_of_one_peer_are_bounded(hosts, transport, monkeypatch):
     await streams.pop().reset()
     await settle(lambda: server._load.total < 3)
     assert await say(client, server.peer_id) == b"hello"
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+async def test_one_connection_carries_any_number_of_streams_that_are_reset(hosts, transport, who):
+    async def answer(stream):
+        await stream.send(await stream.receive(timeout=5), timeout=5)
+        if who == "server":
+            await stream.reset()
+        else:
+            await stream.receive(timeout=5)
+
+    server, client = await hosts(transport), await hosts()
+    server.set_handler(ECHO, answer)
+    await client.connect(server.peer_id, server.addresses, timeout=5)
+    connections = client._swarm.get_connections()
+    for _ in range(300):
+        stream = await client.open_stream(server.peer_id, ECHO, timeout=5)
+        await stream.send(b"x", timeout=5)
+        with contextlib.suppress(StreamEnded):
+            await stream.receive(timeout=5)
+        await stream.reset()
+    assert client._swarm.get_connections() == connections
 
 
 async def test_places_of_ended_connections_are_given_back(hosts, transport, monkeypatch):

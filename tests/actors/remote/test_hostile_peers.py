@@ -95,7 +95,7 @@ async def test_five_hundred_malformed_frames_leave_the_daemon_as_it_was(hosts, s
         before = memory(daemon)
         for _ in range(500):
             await hostile.connect(daemon.peer_id, daemon.addresses, timeout=10)
-            with contextlib.suppress(PeerUnavailable, Exception), trio.move_on_after(5):
+            with contextlib.suppress(Exception), trio.move_on_after(5):
                 stream = await hostile.open_raw_stream(daemon.peer_id, PROTOCOL, timeout=5)
                 await stream.write(MALFORMED[kind])
                 await stream.reset() if kind in ("truncated", "nothing", "half a length") else await stream.read(4)
@@ -110,7 +110,7 @@ async def test_ten_thousand_streams_of_one_peer_leave_room_for_others(hosts, tra
     daemon, hostile = start_responder(transport), await hosts()
     async with pinged(hosts, daemon):
         before, opened, held = memory(daemon), 0, []
-        with trio.move_on_after(60):
+        with trio.fail_after(100):
             while opened < streams:
                 await hostile.connect(daemon.peer_id, daemon.addresses, timeout=10)
                 (peer,) = hostile._swarm.connections
