@@ -19,7 +19,7 @@ from actors.ontology_sync import SEND_SECONDS, SyncTerms
 from actors.registry_messages import CatalogueRead
 from actors.runtime import ActorError, ActorRef
 from actors.schema_sync import SYNC_SECONDS, SyncCluster
-from syndb_common.errors import PeerUnavailable, SynDBError
+from syndb_common.errors import DeadlineExceeded, PeerUnavailable, SynDBError
 from syndb_common.messages import HealthReport
 
 log = structlog.get_logger(__name__)
@@ -70,7 +70,7 @@ class Progress:
         """The step failed."""
         # A node lost on the way is pinged anyway; what it misses is tried again as soon as it answers. An actor of the
         # hub that crashed is back at once.
-        wait = 0.0 if isinstance(error, PeerUnavailable | ActorError) else AGAIN_SECONDS
+        wait = 0.0 if isinstance(error, PeerUnavailable | DeadlineExceeded | ActorError) else AGAIN_SECONDS
         self._failed[step] = _Failed(what, str(error)[:CAUSE_CHARACTERS], trio.current_time() + wait)
 
     def done(self, step: Step) -> None:

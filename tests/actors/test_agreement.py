@@ -2,7 +2,7 @@
 
 A history of faults is played on a simulated federation (:mod:`tests.actors.simulation`). Whenever the network has
 healed and a ping cycle has passed, the hub knows of each node whether it answers, what it holds and which schema it
-has; and at no time is a migration applied twice or out of order.
+has, but for help that was cut off; and at no time is a migration applied twice or out of order.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from trio.testing import MockClock
 from actors.directory import Cluster, Health, Standing
 from actors.registry_messages import Activate, Deactivate
 from actors.remote.memory import Link
+from actors.schema_sync import APPLY_SECONDS
 from tests.actors.simulation import MIGRATIONS, POLICY, Node, Simulation, simulation, without_real_time
 
 NODES = 3
@@ -110,9 +111,10 @@ class Player:
         self.federation.calm()
         joined = {known.record.id for known in self.federation.hub.directory.clusters.values() if known.dial.multiaddrs}
         await trio.sleep(SOON)
-        # What is new at this moment, since a node has just joined again, has a cycle of its own.
+        # What is new at this moment, since a node has just joined again, has a cycle of its own; and help for a node
+        # that was under way to its former process or key ends only when that is given up.
         lasting = set(self.disagreements(joined))
-        with trio.move_on_after(SOON):
+        with trio.move_on_after(SOON + APPLY_SECONDS):
             while lasting:
                 await trio.sleep(0.25)
                 lasting &= set(self.disagreements(joined))
