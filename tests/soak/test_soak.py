@@ -22,7 +22,7 @@ import pytest
 
 from bench.cold_start import memory
 from demo.local import LocalFederation, local_federation
-from demo.processes import DemoError, free_ports
+from demo.processes import free_ports
 from tests.federation.processes import eventually
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
@@ -66,6 +66,9 @@ class Soak:
         self.answered = self.returned = 0
         self.failures: list[BaseException] = []
         self._metrics = metrics
+        headers = {"Authorization": f"Bearer {federation.token}"}
+        # One client, as a program has: the hub keeps every connection for a while that a client has left.
+        self._http = httpx.Client(base_url=federation.url, headers=headers, timeout=60)
         self._over = threading.Event()
 
     def run(self) -> None:
@@ -78,6 +81,7 @@ class Soak:
         self._over.set()
         for thread in threads:
             thread.join()
+        self._http.close()
 
     def _repeat(self, loop: Callable[[], None]) -> None:
         try:
@@ -88,12 +92,12 @@ class Soak:
             self._over.set()
 
     def _ask(self) -> None:
-        try:
-            job = self.federation.query(random.choice(QUERIES))
-            self.answered += job["status"] == "completed" and job["provenance"]["complete"]
-        except DemoError as refused:
-            if "syql_unknown_name" not in str(refused):
-                raise
+        answer = self._http.post("/v1/syql/exec", json={"query": random.choice(QUERIES), "wait": 50}).json()
+        if "code" in answer:
+            assert answer["code"] == "syql_unknown_name", answer
+        elif answer["status"] == "completed":
+            result = self._http.get(f"/v1/jobs/{answer['job_id']}/result", params={"format": "json"})
+            self.answered += result.is_success and answer["provenance"]["complete"]
         self._over.wait(0.2)
 
     def _visit(self) -> None:
@@ -109,9 +113,15 @@ class Soak:
         else:
             daemon.process.wait(30)
             self.federation.start_node(name)
-        self.federation.wait_healthy([name], seconds=60)
-        self.returned += 1
-        self._over.wait(1)
+        # One that comes and goes so often is held back as degraded, on purpose.
+        left_alone = self._over.wait(3)
+        while not left_alone and self._health(name) not in ("healthy", "degraded"):
+            left_alone = self._over.wait(0.5)
+        self.returned += not left_alone
+
+    def _health(self, name: str) -> str:
+        nodes = self._http.get("/v1/federation/clusters").json()
+        return next(str(node["health"]) for node in nodes if node["name"] == name)
 
     def _measure(self) -> None:
         for name in STAYING:
@@ -121,7 +131,7 @@ class Soak:
     def _size(self, name: str) -> Size:
         process = self.federation.daemons[name].process
         assert process is not None
-        metrics = httpx.get(self._metrics[name], timeout=20).text
+        metrics = self._http.get(self._metrics[name]).text
         tasks = next(line for line in metrics.splitlines() if line.startswith("syndb_tasks "))
         return Size(
             megabytes=memory(process.pid)["Pss"],
@@ -174,4 +184,4 @@ def test_joins_kills_and_queries_let_nothing_grow(tmp_path: Path, real_files: Pa
             assert grown.megabytes <= GROWTH_MB, said
             assert grown.descriptors <= GROWTH_DESCRIPTORS, said
             assert grown.tasks <= GROWTH_TASKS, said
-        assert eventually(lambda: set(federation.health().values()) == {"healthy"}, seconds=60)
+        assert eventually(lambda: set(federation.health().values()) <= {"healthy", "degraded"}, seconds=60)
