@@ -7,10 +7,10 @@ can list them. What a daemon knows at the moment of being asked, such as the hea
 
 from __future__ import annotations
 
-import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import trio
@@ -28,6 +28,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from syndb_common.errors import ConfigError, SynDBError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
@@ -146,30 +149,21 @@ async def serve_metrics(
     if not listen:
         task_status.started("")
         return
-    import hypercorn.trio
-    from hypercorn.config import Config
+    from syndb_common import http_server
 
     listener = _listen(listen)
-    host, port = listener.getsockname()[:2]
-    config = Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.include_server_header = False
-    config.keep_alive_timeout = 30.0
-    config.errorlog = logging.getLogger("syndb.metrics")
     reading = Reading(read)
     REGISTRY.register(reading)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_measure_lag)
-            await nursery.start(_serve, hypercorn.trio.serve, config)
-            task_status.started(f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics")
+            task_status.started(f"{http_server.url_of(listener)}/metrics")
+            await http_server.serve(_pages(), listener, "syndb.metrics")
     finally:
         REGISTRY.unregister(reading)
 
 
-async def _serve(
-    serve: Callable[..., Awaitable[None]], config: object, *, task_status: trio.TaskStatus[list[str]]
-) -> None:
+def _pages() -> ASGIApp:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
@@ -178,7 +172,7 @@ async def _serve(
     async def metrics(request: Request) -> Response:
         return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
 
-    await serve(Starlette(routes=[Route("/metrics", metrics)]), config, mode="asgi", task_status=task_status)
+    return Starlette(routes=[Route("/metrics", metrics)])
 
 
 async def _measure_lag() -> None:
@@ -190,6 +184,8 @@ async def _measure_lag() -> None:
 
 
 def _listen(listen: str) -> socket.socket:
+    from syndb_common import http_server
+
     try:
         parts = urlsplit(f"//{listen}")
         host, port = parts.hostname, parts.port
@@ -198,8 +194,7 @@ def _listen(listen: str) -> socket.socket:
     if not host or port is None:
         raise ConfigError(f"metrics.listen is {listen!r:.100}", hint="Write host:port, for instance 127.0.0.1:9464.")
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address, family=family)
+        return http_server.listen(host, port)
     except OSError as error:
         raise ConfigError(
             f"cannot serve metrics at {listen}: {error.strerror}", hint="Choose another metrics.listen."

@@ -223,7 +223,7 @@ class RateLimit:
 
 class Timeout:
     """Answers 408 when no answer has begun in time. A download may take longer; a reader that stalls is dropped
-    by the socket's own timeout (see :mod:`syndb_hub.http.server`)."""
+    by the socket's own timeout (see :mod:`syndb_common.http_server`)."""
 
     def __init__(self, app: ASGIApp, *, seconds: float) -> None:
         self.app = app

@@ -66,7 +66,7 @@ async def test_a_request_in_flight_ends_before_the_server_does(nursery):
 
 
 async def test_a_request_without_end_does_not_keep_the_server(nursery, monkeypatch):
-    monkeypatch.setattr("syndb_hub.http.server.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("syndb_common.http_server.GRACE_SECONDS", 0.1)
     began, scope = trio.Event(), trio.CancelScope()
 
     async def endless(request):
