@@ -24,6 +24,7 @@ import trio
 
 from actors.remote.discovery import Claim, PeerAddresses, Source
 from actors.remote.discovery.kademlia import Member, RecordStore, ask, closest, get_value, named_in, put_value
+from actors.remote.discovery.keepers import REPUBLISH_SECONDS, RETRY_SECONDS, Keepers, Look
 from actors.remote.discovery.records import (
     HUB,
     Record,
@@ -48,10 +49,6 @@ AT_ONCE = 4
 
 ROUND_SECONDS = 2.0
 """Between two looks at whether there is something to tell others."""
-
-REPUBLISH_SECONDS = 3600.0
-RETRY_SECONDS = 60.0
-"""Before a member that could not be told is tried again; twice as long each time, up to the time of repetition."""
 
 MAX_NAMED = 64
 """Members that answers may add to one search."""
@@ -111,10 +108,7 @@ class Dht:
         )
         self._unsaved = False
         self._own: Record | None = None
-        self._told: dict[tuple[str, str], int] = {}
-        """The sequence a member has of a key."""
-        self._failures: dict[str, tuple[int, float]] = {}
-        """How often a member could not be told, and until when it is left alone."""
+        self._keepers = Keepers(identity.peer_id, hands_on=name == HUB)
         self._published: tuple[str, ...] = ()
         self._dials_to_look: deque[float] = deque(maxlen=DIALS_A_MINUTE)
         self._dials_to_tell: deque[float] = deque(maxlen=DIALS_A_MINUTE)
@@ -201,29 +195,13 @@ class Dht:
     async def _publish(self) -> None:
         """Tell each member that can be told what it does not have yet, AT_ONCE of them at a time."""
         await self._renew_own()
-        now, contacts, kept = trio.current_time(), self._contacts(), self._store.all()
-        keys = {record.key for record in kept}
-        self._told = {(key, peer): sequence for (key, peer), sequence in self._told.items() if key in keys}
-        self._failures = {peer: failed for peer, failed in self._failures.items() if peer in contacts}
-        work: dict[str, list[Record]] = {}
-        for record in kept:
-            for peer_id in self._keepers(record, contacts):
-                left_alone = self._failures.get(peer_id, (0, -math.inf))[1] > now
-                if self._told.get((record.key, peer_id), -1) < record.sequence and not left_alone:
-                    work.setdefault(peer_id, []).append(record)
+        contacts = self._contacts()
+        connected = contacts.intersection(self._host.connected_peers)
+        work = await self._keepers.untold(Look(self._store.all(), self._own, contacts, connected))
         limit = trio.CapacityLimiter(AT_ONCE)
         async with trio.open_nursery() as nursery:
             for peer_id, records in work.items():
                 nursery.start_soon(self._tell, peer_id, records, limit)
-
-    def _keepers(self, record: Record, contacts: set[str]) -> list[str]:
-        """Who is to have a record: the closest members, and of our own also all that are connected."""
-        others = contacts - {record.peer_id, self._identity.peer_id}
-        connected = {peer_id for peer_id in others if self._host.is_connected(peer_id)}
-        if record is self._own:
-            return list(connected.union(closest(record.key.encode(), others)))
-        # The copies of others are the business of who signed them; a hub hands them on, since it knows everybody.
-        return closest(record.key.encode(), connected) if self._name == HUB else []
 
     async def _tell(self, peer_id: str, records: list[Record], limit: trio.CapacityLimiter) -> None:
         async with limit:
@@ -231,14 +209,12 @@ class Dht:
                 async with self._reach(peer_id, self._dials_to_tell):
                     for record in records:
                         await ask(self._host, peer_id, put_value(record), timeout=ASK_SECONDS)
-                        self._told[record.key, peer_id] = record.sequence
+                        self._keepers.told(peer_id, record)
             except PeerUnavailable as error:
-                times = self._failures.get(peer_id, (0, 0.0))[0]
-                pause = min(RETRY_SECONDS * 2**times, REPUBLISH_SECONDS)
-                self._failures[peer_id] = (min(times + 1, 10), trio.current_time() + pause)
+                self._keepers.failed(peer_id)
                 log.debug("record_not_told", peer=peer_id, why=error.message)
             else:
-                self._failures.pop(peer_id, None)
+                self._keepers.reached(peer_id)
 
     async def _renew_own(self) -> None:
         """Sign anew when the addresses have changed, or the last record grows old."""
@@ -255,10 +231,10 @@ class Dht:
 
     # Reaching members
 
-    def _contacts(self) -> set[str]:
+    def _contacts(self) -> frozenset[str]:
         """Members that can perhaps be reached: those with a record, those named, and those connected."""
-        known = {record.peer_id for record in self._store.all()} | set(self._named)
-        return known | {peer_id for peer_id in self._host.connected_peers if self._trusted(peer_id)}
+        connected = (peer_id for peer_id in self._host.connected_peers if self._trusted(peer_id))
+        return frozenset((*(record.peer_id for record in self._store.all()), *self._named, *connected))
 
     @asynccontextmanager
     async def _reach(self, peer_id: str, dials: deque[float], signed: Iterable[str] = ()) -> AsyncIterator[None]:
