@@ -9,7 +9,7 @@ import pytest
 
 from tests.docs.pages import PAGES, ROOT, anchors, links, prose, text
 
-PLACES = ("/libp2p/", "/p2p-circuit/", "/ipfs/", "/dev/net/tun", 
+PLACES = ("/libp2p/", "/p2p-circuit/", "/ipfs/", "/dev/net/tun",
     "/etc/syndb", "/etc/systemd",
     "/var/lib/syndb", "/usr/bin/env", "/home", "/v1/", "/health", "/docs", "/openapi.json", "/ip4/", "/dns4/",
     "/p2p/", "/syndb/", "/result", "/metrics",
