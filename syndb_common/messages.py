@@ -58,6 +58,8 @@ class Message(BaseModel):
     """Whether the sender may repeat it when no answer came."""
     changes_nothing: ClassVar[bool] = False
     """Whether it only asks: a receiver need not remember its answer, since to execute it again does no harm."""
+    since: ClassVar[int] = 1
+    """The protocol version that brought it; peers of an older one are never sent it."""
 
 
 class Acknowledged(Reply):
@@ -164,6 +166,7 @@ class LeaveFederation(Message):
 
     reply_type = Acknowledged
     idempotent = True
+    since = 2
     reason: str = Field(default="", max_length=300)
 
 
@@ -289,6 +292,7 @@ class OntologySync(Message):
 
     reply_type = OntologyReport
     idempotent = True
+    since = 2
     revision: int = Field(ge=1)
     page: int = Field(ge=0, lt=10_000)
     pages: int = Field(ge=1, le=10_000)

@@ -66,12 +66,19 @@ class Response:
     error: SynDBError | None = None
 
 
-def encode_request(request_id: bytes, message: Message, *, seconds: float, work: Work | None = None) -> bytes:
-    """The payload of a request frame."""
+def encode_request(
+    request_id: bytes,
+    message: Message,
+    *,
+    seconds: float,
+    work: Work | None = None,
+    version: int = PROTOCOL_VERSION,
+) -> bytes:
+    """The payload of a request frame. What versions added to messages is ignored by peers of an older one."""
     request: dict[str, Any] = {
         "id": request_id,
         "type": type(message).__name__,
-        "v": PROTOCOL_VERSION,
+        "v": version,
         "seconds": seconds,
         "body": message.model_dump(),
     }

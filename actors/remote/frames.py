@@ -45,6 +45,7 @@ class FrameStream:
     Args:
         stream: an open libp2p stream.
         peer_id: the peer at the other end, proved by the connection's handshake.
+        connection: what the stream is on; the stream itself if not given.
         on_over: called when the stream has been closed or reset.
 
     Attributes:
@@ -52,9 +53,15 @@ class FrameStream:
     """
 
     def __init__(
-        self, stream: ByteStream, peer_id: str, *, on_over: Callable[[FrameStream], None] | None = None
+        self,
+        stream: ByteStream,
+        peer_id: str,
+        *,
+        connection: object = None,
+        on_over: Callable[[FrameStream], None] | None = None,
     ) -> None:
         self.peer_id = peer_id
+        self.connection = stream if connection is None else connection
         self.limit: Callable[[], int] = lambda: MAX_FRAME_BYTES
         self._on_over = on_over
         self._stream = stream

@@ -20,7 +20,7 @@ WINDOW = 8
 class Side:
     """One end of a connection: its streams, and whether it stands as far as this end knows."""
 
-    __slots__ = ("_ended", "host", "inbound", "open", "streams", "twin")
+    __slots__ = ("__weakref__", "_ended", "host", "inbound", "open", "streams", "twin")
 
     def __init__(self, host: MemoryHost) -> None:
         self.host = host
@@ -85,6 +85,11 @@ class MemoryStream:
         self._over = False
         self._waiting: trio.lowlevel.Task | None = None
         side.streams.add(self)
+
+    @property
+    def connection(self) -> Side:
+        """What the stream is on."""
+        return self.side
 
     @property
     def over(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -9,7 +10,7 @@ from typing import TypeAlias
 import trio
 
 from actors.remote.transport import Frames
-from syndb_common.messages import AnalyticsQuery, Message
+from syndb_common.messages import PROTOCOL_VERSION, AnalyticsQuery, Message
 
 MAX_QUERIES_PER_PEER = 40
 """Queries in flight from here to one peer; more wait, within their deadlines."""
@@ -65,7 +66,7 @@ class Places:
 class Peer:
     """The streams kept to one peer, newest last, and the places of its requests."""
 
-    __slots__ = ("_all", "_controls", "_idle", "_queries", "id")
+    __slots__ = ("_all", "_controls", "_idle", "_older", "_queries", "id")
 
     def __init__(self, peer_id: str, max_queries: int, max_controls: int) -> None:
         self.id = peer_id
@@ -73,6 +74,16 @@ class Peer:
         self._queries = Places(max_queries)
         self._controls = Places(max_controls)
         self._idle: list[tuple[float, Frames]] = []
+        self._older: weakref.ref[object] | None = None
+
+    def version(self, stream: Frames) -> int:
+        """The protocol version to speak on a stream: ours, until the peer refused it on the same connection."""
+        older = self._older is not None and self._older() is stream.connection
+        return PROTOCOL_VERSION - 1 if older else PROTOCOL_VERSION
+
+    def speaks_older(self, stream: Frames) -> None:
+        """Speak the version before ours for as long as this stream's connection stands: an upgrade ends it."""
+        self._older = weakref.ref(stream.connection)
 
     def places(self, message: Message) -> Places:
         """Where this message waits for its turn."""

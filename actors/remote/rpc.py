@@ -13,6 +13,9 @@ connection is closed and dialled afresh: whoever else waits on it learns of it t
 The server looks at a request in this order: can it be read, is its message known, may this peer send it
 (:mod:`actors.remote.policy`), is its body valid, is there an actor for it. Each refusal is a typed error.
 
+A peer of the version before refuses ours before it looks at the body. It is then spoken to in its own version, on that
+connection; the refused message was not executed, so any message may be sent again.
+
 The name of the work that is under way (:mod:`syndb_common.tracing`) goes with every request, and from here on with
 every message between actors.
 """
@@ -33,6 +36,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, w
 from actors.remote.envelope import (
     ID_BYTES,
     Request,
+    Response,
     decode_request,
     decode_response,
     encode_error,
@@ -90,6 +94,10 @@ good as gone."""
 
 CONNECT_SECONDS = 5.0
 """For all addresses of a peer together, so that one who waits for long learns soon that nobody is there."""
+
+UNKNOWN_MESSAGE = "unknown message"
+VERSION_REFUSED = "protocol version {} is not spoken here"
+"""By these words a daemon of any version says that ours is too new; they are part of the protocol."""
 
 log = structlog.get_logger()
 
@@ -308,40 +316,52 @@ class RpcClient:
         places = peer.places(message)
         await places.take(deadline)
         try:
-            frame = encode_request(request_id, message, seconds=_left(deadline), work=current_work.get())
             stream, stale = peer.take()
             self._drop(stale)
             if stream is not None:
                 try:
-                    return await self._once(peer, stream, request_id, frame, deadline)
+                    return await self._once(peer, stream, request_id, message, deadline)
                 except StreamEnded:
                     if not message.idempotent:
                         raise
             stream = await self._open(peer.id, addresses, deadline)
-            return await self._once(peer, stream, request_id, frame, deadline)
+            return await self._once(peer, stream, request_id, message, deadline)
         finally:
             places.leave()
 
-    async def _once(self, peer: Peer, stream: Frames, request_id: bytes, frame: bytes, deadline: float) -> Any:
+    async def _once(self, peer: Peer, stream: Frames, request_id: bytes, message: Message, deadline: float) -> Any:
         """One request and its answer; the stream is kept if both went well, and dropped if anything did not."""
-        response = None
+        usable = False
         try:
-            await stream.send(frame, timeout=_left(deadline))
-            for _ in range(1 + MAX_STRAY_ANSWERS):
-                read = decode_response(await stream.receive(timeout=_left(deadline)))
-                if read.id in (request_id, b""):
-                    response = read
-                    break
+            version = peer.version(stream)
+            response = await self._exchange(stream, version, request_id, message, deadline)
+            if version == PROTOCOL_VERSION and _is_older(response.error):
+                peer.speaks_older(stream)
+                response = await self._exchange(stream, PROTOCOL_VERSION - 1, request_id, message, deadline)
+            usable = True
         finally:
-            if response is not None:
+            if usable:
                 peer.keep(stream)
             else:
                 self._drop([stream])
-        if response is None:
-            raise StreamEnded
         if response.error is not None:
             raise response.error
         return response.body
+
+    async def _exchange(
+        self, stream: Frames, version: int, request_id: bytes, message: Message, deadline: float
+    ) -> Response:
+        """Send the message in a protocol version that has it, and read the response to it."""
+        if message.since > version:
+            return Response(request_id, error=_too_new(message, stream.peer_id))
+        work = current_work.get()
+        frame = encode_request(request_id, message, seconds=_left(deadline), work=work, version=version)
+        await stream.send(frame, timeout=_left(deadline))
+        for _ in range(1 + MAX_STRAY_ANSWERS):
+            response = decode_response(await stream.receive(timeout=_left(deadline)))
+            if response.id in (request_id, b""):
+                return response
+        raise StreamEnded
 
     async def _open(self, peer_id: str, addresses: Sequence[str], deadline: float) -> Frames:
         """A new stream, which also shows that a connection that stands leads to somebody."""
@@ -401,13 +421,27 @@ class RemoteRef(ActorRef):
 def _kind(request: Request) -> type[Message]:
     kind = MESSAGES.get(request.type)
     if kind is None:
-        raise InvalidRequest(f"unknown message {request.type!r}", hint="is the daemon that asks newer?")
+        raise InvalidRequest(f"{UNKNOWN_MESSAGE} {request.type!r}", hint="is the daemon that asks newer?")
     if not PROTOCOL_VERSION - 1 <= request.version <= PROTOCOL_VERSION:
         raise InvalidRequest(
-            f"protocol version {request.version} is not spoken here",
+            VERSION_REFUSED.format(request.version),
             hint="hub and node may differ by one version; upgrade the older one",
         )
     return kind
+
+
+def _is_older(error: SynDBError | None) -> bool:
+    """Whether a peer refused our version, or a message that every peer of our version knows."""
+    return isinstance(error, InvalidRequest) and (
+        error.message == VERSION_REFUSED.format(PROTOCOL_VERSION) or error.message.startswith(UNKNOWN_MESSAGE)
+    )
+
+
+def _too_new(message: Message, peer_id: str) -> NotSupported:
+    return NotSupported(
+        f"{peer_id} is of an older version and does not know {type(message).__name__}",
+        hint="its operator can upgrade it; everything else goes on meanwhile",
+    )
 
 
 def _retrying(deadline: float) -> AsyncRetrying:

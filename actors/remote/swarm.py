@@ -127,7 +127,12 @@ class DaemonSwarm(Swarm):
         Raises:
             StreamEnded: the connection is closed already.
         """
-        frames = FrameStream(stream, str(stream.muxed_conn.peer_id), on_over=lambda over: watched.discard(over))
+        frames = FrameStream(
+            stream,
+            str(stream.muxed_conn.peer_id),
+            connection=stream.muxed_conn,
+            on_over=lambda over: watched.discard(over),
+        )
         watched = self.watch(stream, frames)
         return frames
 

@@ -16,6 +16,11 @@ class Frames(Protocol):
     peer_id: str
 
     @property
+    def connection(self) -> object:
+        """What all streams of one connection have in common, and no other has."""
+        ...
+
+    @property
     def over(self) -> bool:
         """Whether the stream has ended or failed and cannot carry another frame."""
         ...

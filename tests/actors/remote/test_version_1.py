@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgpack
 import pytest
+import trio
 from pydantic import BaseModel
 
 from actors import joins
@@ -24,10 +25,10 @@ from actors.remote.envelope import decode_request, decode_response, encode_reply
 from actors.remote.memory import open_network
 from actors.remote.policy import Policy, Trust
 from actors.remote.proof import Transcript, hub_proof
-from actors.remote.rpc import PROTOCOL, RpcServer
+from actors.remote.rpc import PROTOCOL, UNKNOWN_MESSAGE, VERSION_REFUSED, RemoteRef, RpcClient, RpcServer
 from actors.runtime import Actor, ChildSpec, Supervisor, handle, run_tree
 from syndb_common import messages
-from syndb_common.errors import Forbidden
+from syndb_common.errors import Forbidden, NotSupported
 from syndb_common.messages import MESSAGES, PROTOCOL_VERSION, Message
 from syndb_common.syql import parse, plan
 from syndb_common.tables.versions import DatasetMetadata, PublishedVersion
@@ -41,6 +42,7 @@ from tests.actors.remote.recorded import messages_v1
 RECORDED = Path(__file__).parent / "recorded"
 EXCHANGES = json.loads((RECORDED / "version_1_exchanges.json").read_text())
 JOINING = json.loads((RECORDED / "version_1_joining.json").read_text())
+REFUSALS = json.loads((RECORDED / "version_1_refusals.json").read_text())
 ALL = [*EXCHANGES, *JOINING["frames"]]
 
 
@@ -191,6 +193,108 @@ async def test_versions_further_away_get_a_typed_refusal(hub, version):
     assert response.error.code == "invalid_request"
     assert f"version {version} is not spoken" in response.error.message
     assert "upgrade" in response.error.hint
+
+
+class Version1:
+    """A daemon that speaks version 1 only: it answers and refuses with what was recorded of one.
+
+    Attributes:
+        got: version and message of each request, as read by the models of version 1.
+        upgraded: whether it speaks version 2 as well by now.
+    """
+
+    def __init__(self) -> None:
+        self.got: list[tuple[int, Message]] = []
+        self.refused = 0
+        self.upgraded = False
+        good = [each for each in ALL if each["answer"] != "error"]
+        self.answers = {each["message"]: decode_response(payload(each["response"])).body for each in reversed(good)}
+
+    async def serve(self, stream: Any) -> None:
+        while True:
+            request = msgpack.unpackb(await stream.receive(timeout=60))
+            kind = messages_v1.MESSAGES.get(request["type"])
+            if kind is None or request["v"] != 1 + self.upgraded:
+                refusal = msgpack.unpackb(payload(REFUSALS["message" if kind is None else "version"]["response"]))
+                self.refused += 1
+                answer = refusal | {"id": request["id"]}
+            else:
+                self.got.append((request["v"], kind.model_validate(request["body"])))
+                answer = {"id": request["id"], "ok": self.answers[request["type"]]}
+            await stream.send(msgpack.packb(answer), timeout=5)
+
+
+@pytest.fixture
+async def older():
+    """A peer of version 1, and a way to ask it as daemons of today ask."""
+    async with open_network() as network:
+        here, there = network.host(), network.host()
+        peer = Version1()
+        there.set_handler(PROTOCOL, peer.serve)
+        yield peer, RemoteRef(RpcClient(here), there.peer_id, lambda: there.addresses, "older"), here
+
+
+async def test_every_message_that_version_1_knows_reaches_it_once(older):
+    peer, ref, _ = older
+    for message in OURS:
+        reply = await ref.ask(message, timeout=5)
+        assert isinstance(reply, message.reply_type)
+    assert [(version, type(message).__name__) for version, message in peer.got] == [
+        (1, type(message).__name__) for message in OURS
+    ]
+    assert peer.refused == 1, "its version is known after the first refusal"
+
+
+@pytest.mark.parametrize("asked_before", [True, False])
+async def test_what_came_with_version_2_is_not_supported_by_version_1(older, asked_before):
+    peer, ref, _ = older
+    if asked_before:
+        await ref.ask(messages.HealthPing(clock=1.0), timeout=5)
+    for message in (messages.OntologySync(revision=1, page=0, pages=1, terms=()), messages.LeaveFederation()):
+        with pytest.raises(NotSupported, match=f"does not know {type(message).__name__}") as refused:
+            await ref.ask(message, timeout=5)
+        assert "upgrade" in refused.value.hint
+    assert peer.refused == 1, "only who is not known to speak version 1 is asked in version 2"
+    assert isinstance(await ref.ask(messages.HealthPing(clock=2.0), timeout=5), messages.HealthReport)
+
+
+async def test_a_peer_that_came_back_upgraded_is_spoken_to_in_version_2(older):
+    peer, ref, here = older
+    await ref.ask(messages.HealthPing(clock=1.0), timeout=5)
+    await here.disconnect(ref.peer_id)
+    peer.upgraded = True
+    await ref.ask(messages.HealthPing(clock=2.0), timeout=5)
+    assert [version for version, _ in peer.got] == [1, 2]
+
+
+async def test_messages_at_the_same_time_to_a_peer_of_version_1_all_arrive_once(older, nursery):
+    peer, ref, _ = older
+    asked = [messages.CancelQuery(query_id=UUID(int=number)) for number in range(12)]
+    async with trio.open_nursery() as asking:
+        for message in asked:
+            asking.start_soon(partial(ref.ask, message, timeout=5))
+    assert sorted(message.query_id for _, message in peer.got) == [message.query_id for message in asked]
+
+
+async def test_the_version_is_learnt_over_real_connections_too(hosts, transport):
+    client, server = await hosts(), await hosts(transport)
+    peer = Version1()
+    server.set_handler(PROTOCOL, peer.serve)
+    ref = RemoteRef(RpcClient(client), server.peer_id, lambda: server.addresses, "older")
+    for clock in (1.0, 2.0):
+        await ref.ask(messages.HealthPing(clock=clock), timeout=10)
+    assert (len(peer.got), peer.refused) == (2, 1)
+    await client.disconnect(server.peer_id)
+    peer.upgraded = True
+    await ref.ask(messages.HealthPing(clock=3.0), timeout=10)
+    assert [version for version, _ in peer.got] == [1, 1, 2]
+
+
+@pytest.mark.parametrize("what", ["version", "message"])
+def test_a_daemon_of_today_refuses_in_the_words_that_version_1_used(what):
+    request = msgpack.unpackb(payload(REFUSALS[what]["request"]))
+    said = decode_response(payload(REFUSALS[what]["response"])).error.message
+    assert said == (VERSION_REFUSED.format(2) if what == "version" else f"{UNKNOWN_MESSAGE} {request['type']!r}")
 
 
 async def test_a_message_of_today_is_refused_by_name_where_it_is_not_known(hub):

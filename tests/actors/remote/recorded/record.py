@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
+import msgpack
 import trio
 
 from actors.directory import Directory
 from actors.registry import Registry
+from actors.remote.envelope import encode_request
 from actors.remote.frames import FrameStream
 from actors.remote.policy import Policy, Trust
 from actors.remote.proof import Transcript, node_proof
@@ -198,6 +200,20 @@ async def record_exchanges(nursery):
     return recorded
 
 
+async def record_refusals(nursery):
+    """How it refuses the version after its own, and a message it does not know."""
+    wire = Wire(nursery, HUB, NODE)
+    RpcServer(wire, Policy(lambda _: Trust.HUB), {})
+    recorded = {}
+    for note, changes in (("version", {"v": 2}), ("message", {"v": 2, "type": "OntologySync"})):
+        fields = msgpack.unpackb(encode_request(bytes(16), HealthPing(clock=TIME), seconds=5)) | changes
+        stream = await wire.open_stream(NODE, "", timeout=5)
+        await stream.send(msgpack.packb(fields), timeout=5)
+        await stream.receive(timeout=5)
+        recorded[note] = wire.take()
+    return recorded
+
+
 async def record_joining(nursery):
     """A node joins, announces its catalogue, and comes back; the registry is the real one."""
     Answering.answer = Acknowledged()
@@ -237,7 +253,8 @@ async def main():
     assert PROTOCOL_VERSION == 1
     folder = Path(sys.argv[1])
     async with trio.open_nursery() as nursery:
-        for name, record in (("exchanges", record_exchanges), ("joining", record_joining)):
+        recorders = {"exchanges": record_exchanges, "joining": record_joining, "refusals": record_refusals}
+        for name, record in recorders.items():
             content = json.dumps(await record(nursery), indent=2) + "\n"
             (folder / f"version_1_{name}.json").write_text(content, encoding="utf-8")
         nursery.cancel_scope.cancel()
