@@ -1,7 +1,9 @@
 """Joining over HTTP, where libp2p does not get through: the same challenge in two requests.
 
-No connection proves a PeerId here, so that both sides sign the transcript with their keys besides proving the secret.
-What is not signed, of all things the hub's next key, is not believed. Numbers, texts and lists travel as JSON, bytes
+No connection proves a PeerId here, so that both sides sign the transcript with their keys besides proving the secret,
+the hub its challenge too: before that the node proves nothing, since passwords could be tried against a proof. Who
+reads along could try them as well, so that an address beyond this machine has to be HTTPS. What is not signed, of all
+things the hub's next key, is not believed. Numbers, texts and lists travel as JSON, bytes
 as base64.
 """
 
@@ -9,7 +11,9 @@ from __future__ import annotations
 
 import base64
 import json
+from ipaddress import ip_address
 from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 import trio
@@ -18,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from actors.joining import Application, Attempt
 from actors.remote.identity import is_signed_by
 from actors.remote.proof import http_statement
-from syndb_common.errors import DeadlineExceeded, ErrorBody, JoinRefused, PeerUnavailable, SynDBError
+from syndb_common.errors import ConfigError, DeadlineExceeded, ErrorBody, JoinRefused, PeerUnavailable, SynDBError
 from syndb_common.messages import JoinChallenge, Registered
 
 PATH = "/v1/federation/register"
@@ -35,6 +39,7 @@ def _bytes(value: Any) -> Any:
 
 class _Challenge(JoinChallenge):
     hub_nonce: Annotated[bytes, BeforeValidator(_bytes)] = Field(min_length=32, max_length=32)
+    signature: Annotated[bytes, BeforeValidator(_bytes)] = Field(min_length=64, max_length=64)
 
 
 class _Registered(Registered):
@@ -55,27 +60,53 @@ async def join_over_http(url: str, hub_peer_id: str, key: bytes, application: Ap
         The acceptance, without a next key of the hub.
 
     Raises:
+        ConfigError: the address is plain HTTP and leads beyond this machine.
         PeerUnavailable: nobody answers there, or not as a hub does.
         DeadlineExceeded: not in time.
         JoinRefused: the password, the name, or the hub's proof or signature is not what it should be.
         SynDBError: what the hub answered.
     """
+    if not _is_private(url):
+        raise ConfigError(
+            f"{url} is not encrypted: who reads along could try passwords against the node's proof",
+            hint="Set federation.hub_url to the hub's https:// address; http:// is for a hub on this machine.",
+        )
     attempt = Attempt(application, hub_peer_id, key)
     identity = application.identity
+    impostor = JoinRefused(
+        f"what answers at {url} is not the hub {hub_peer_id}",
+        hint="Check federation.hub_url and federation.hub_peer_id with the hub's operator.",
+    )
     async with httpx.AsyncClient(follow_redirects=False, timeout=STEP_SECONDS) as client:
         place = url.rstrip("/") + PATH
         first = {"peer_id": identity.peer_id, **attempt.request().model_dump()}
         challenge = await _post(client, place, first, _Challenge)
+        if not is_signed_by(
+            hub_peer_id, challenge.signature, http_statement(b"challenge", attempt.challenged(challenge))
+        ):
+            raise impostor
         second = {"peer_id": identity.peer_id, **attempt.registration(challenge).model_dump(exclude_none=True)}
         second["signature"] = identity.sign(http_statement(b"node", attempt.transcript))
         registered = await _post(client, place, second, _Registered)
     if not is_signed_by(hub_peer_id, registered.signature, http_statement(b"hub", attempt.transcript)):
-        raise JoinRefused(
-            f"what answers at {url} is not the hub {hub_peer_id}",
-            hint="Check federation.hub_url and federation.hub_peer_id with the hub's operator.",
-        )
+        raise impostor
     attempt.check(registered)
     return registered.model_copy(update={"next_hub_peer_id": ""})
+
+
+def _is_private(url: str) -> bool:
+    """Whether nobody on the way can read what is sent there; what is no address says so itself when it is used."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return True
+    if parts.scheme != "http" or host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 async def _post(client: httpx.AsyncClient, url: str, body: dict[str, Any], kind: type[T]) -> T:

@@ -114,16 +114,21 @@ class Attempt:
             protocol_version=protocol_version,
         )
 
+    def challenged(self, challenge: JoinChallenge) -> Transcript:
+        """The hub has answered: what both sides prove is known."""
+        self._transcript = Transcript(
+            node_nonce=self._node_nonce,
+            hub_nonce=challenge.hub_nonce,
+            node_peer_id=self._application.identity.peer_id,
+            hub_peer_id=self._hub_peer_id,
+            cluster_name=self._application.membership.name,
+        )
+        return self._transcript
+
     def registration(self, challenge: JoinChallenge) -> RegisterCluster:
         """The second message, which answers the hub's challenge."""
         application, me = self._application, self._application.membership
-        transcript = self._transcript = Transcript(
-            node_nonce=self._node_nonce,
-            hub_nonce=challenge.hub_nonce,
-            node_peer_id=application.identity.peer_id,
-            hub_peer_id=self._hub_peer_id,
-            cluster_name=me.name,
-        )
+        transcript = self.challenged(challenge)
         succession = None
         if application.predecessor is not None:
             succession = Succession(
@@ -144,7 +149,7 @@ class Attempt:
 
     @property
     def transcript(self) -> Transcript:
-        """What both sides prove; known from :meth:`registration` on."""
+        """What both sides prove; known from :meth:`challenged` on."""
         if self._transcript is None:
             raise RuntimeError("there is no transcript before the hub's challenge")
         return self._transcript

@@ -109,9 +109,13 @@ def succession_statement(transcript: Transcript) -> bytes:
 
 
 def http_statement(role: bytes, transcript: Transcript) -> bytes:
-    """What node (``role`` ``b"node"``) and hub (``b"hub"``) sign with their keys when they join over HTTP.
+    """What node and hub sign with their keys when the node joins over HTTP.
 
     There no connection proves the PeerIds of the transcript, so the keys themselves have to.
+
+    Args:
+        role: ``b"challenge"`` for the hub's challenge, ``b"node"`` for the registration, ``b"hub"`` for the acceptance.
+        transcript: what they are about.
     """
     return _framed(_HTTP_LABEL, role, transcript)
 

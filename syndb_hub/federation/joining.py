@@ -1,7 +1,8 @@
 """Joining in two HTTP requests: the registry's challenge and proof, with signatures in place of a handshake.
 
 Over libp2p the connection proves both PeerIds. Here the node signs the transcript with its key, which the registry
-checks, so that knowing the password is not enough to speak for another node; and the hub signs it with its own.
+checks, so that knowing the password is not enough to speak for another node; and the hub signs it with its own, with
+the challenge already, so that a node proves the password to nobody else.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from actors.registry_messages import RegisterSigned, SignedAcceptance
 from actors.remote.identity import Identity
 from actors.remote.policy import RateLimit
-from actors.remote.proof import http_statement
+from actors.remote.proof import Transcript, http_statement
 from actors.runtime import ActorRef
 from syndb_common.errors import TooManyRequests
 from syndb_common.messages import JoinChallenge, JoinRequest, RegisterCluster, Registered
@@ -22,7 +23,7 @@ class HttpJoining:
 
     Args:
         registry: admits nodes.
-        identity: the hub's key, which signs the acceptance.
+        identity: the hub's key, which signs challenge and acceptance.
         limit: of requests by client address and overall, as for strangers on libp2p.
     """
 
@@ -31,11 +32,18 @@ class HttpJoining:
         self._identity = identity
         self._limit = limit or RateLimit()
 
-    async def challenge(self, peer_id: str, request: JoinRequest, *, client: str) -> JoinChallenge:
+    async def challenge(self, peer_id: str, request: JoinRequest, *, client: str) -> tuple[JoinChallenge, bytes]:
         """See the protocol."""
         self._admit(client)
         challenge: JoinChallenge = await ask(self._registry, request, sender=peer_id)
-        return challenge
+        transcript = Transcript(
+            node_nonce=request.node_nonce,
+            hub_nonce=challenge.hub_nonce,
+            node_peer_id=peer_id,
+            hub_peer_id=self._identity.peer_id,
+            cluster_name=request.cluster_name,
+        )
+        return challenge, self._identity.sign(http_statement(b"challenge", transcript))
 
     async def register(
         self, peer_id: str, registration: RegisterCluster, signature: bytes, *, client: str

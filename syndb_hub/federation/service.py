@@ -340,8 +340,8 @@ class FederationControl(Protocol):
 class JoinOverHttp(Protocol):
     """Joining in two HTTP requests, for nodes whose libp2p cannot reach the hub. See :mod:`actors.remote.proof`."""
 
-    async def challenge(self, peer_id: str, request: JoinRequest, *, client: str) -> JoinChallenge:
-        """First step. ``client`` is the caller's IP address."""
+    async def challenge(self, peer_id: str, request: JoinRequest, *, client: str) -> tuple[JoinChallenge, bytes]:
+        """First step; returns the challenge and the hub's signature. ``client`` is the caller's IP address."""
         ...
 
     async def register(

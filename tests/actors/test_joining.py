@@ -28,6 +28,7 @@ from actors.remote.proof import (
     verify,
 )
 from syndb_common.errors import (
+    ConfigError,
     Conflict,
     DeadlineExceeded,
     InvalidRequest,
@@ -119,7 +120,8 @@ class HttpHub:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
-        self.identity = HUB
+        self.identity = self.challenger = HUB
+        self.promise = b"challenge"
         self.key = KEY
         self.url = ""
         self.raw: bytes | None = None
@@ -130,7 +132,13 @@ class HttpHub:
             self.nonce = base64.b64decode(body["node_nonce"])
             assert body["key_id"] == key_id(KEY)
             assert (body["peer_id"], body["cluster_name"], body["protocol_version"]) == (NODE.peer_id, "worm-lab", 2)
-            return 200, {"join_id": str(CLUSTER), "hub_nonce": base64.b64encode(b"h" * 32).decode(), "more": 1}
+            promise = self.challenger.sign(http_statement(self.promise, transcript(self.nonce)))
+            return 200, {
+                "join_id": str(CLUSTER),
+                "hub_nonce": base64.b64encode(b"h" * 32).decode(),
+                "signature": base64.b64encode(promise).decode(),
+                "more": 1,
+            }
         agreed = transcript(self.nonce)
         assert verify(base64.b64decode(body["node_proof"]), node_proof(KEY, agreed))
         assert is_signed_by(NODE.peer_id, base64.b64decode(body["signature"]), http_statement(b"node", agreed))
@@ -197,6 +205,44 @@ async def test_whoever_has_the_password_and_not_the_hubs_key_is_refused(hub: Htt
         await joined(hub)
 
 
+@pytest.mark.parametrize("promise", [b"node", b"hub", None])
+async def test_who_answers_at_the_hubs_address_and_does_not_sign_its_challenge_gets_no_proof(
+    hub: HttpHub, promise: bytes | None
+) -> None:
+    if promise is None:
+        hub.challenger = FORMER
+    else:
+        hub.promise = promise
+    with pytest.raises(JoinRefused, match="is not the hub"):
+        await joined(hub)
+    [(_, first)] = hub.asked
+    assert "node_proof" not in first
+
+
+async def test_an_answer_without_a_signature_gets_no_proof(hub: HttpHub) -> None:
+    payload = json.dumps({"join_id": str(CLUSTER), "hub_nonce": base64.b64encode(b"h" * 32).decode()}).encode()
+    hub.raw = b"HTTP/1.1 200 X\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(payload) + payload
+    with pytest.raises(PeerUnavailable, match="not as a hub does"):
+        await joined(hub)
+    assert len(hub.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://hub.example",
+        "HTTP://hub.example:80/x",
+        "http://10.0.0.1:8080",
+        "http://[fd00::1]",
+        "http://localhost.evil",
+    ],
+)
+async def test_nothing_is_sent_unencrypted_beyond_this_machine(url: str) -> None:
+    with pytest.raises(ConfigError, match="not encrypted") as refused:
+        await join_over_http(url, HUB.peer_id, KEY, APPLICATION)
+    assert "https://" in refused.value.hint
+
+
 async def test_whoever_has_the_hubs_key_and_not_the_password_is_refused(hub: HttpHub) -> None:
     hub.key = b"x" * 32
     with pytest.raises(JoinRefused, match="did not prove"):
@@ -250,7 +296,9 @@ async def test_what_answers_and_is_no_hub_is_an_unavailable_hub(hub: HttpHub, ra
     assert len(hub.asked) == 1
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "https://127.0.0.1:9/", "http://[", "http://nowhere.invalid"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9", "http://[::1]:9", "https://127.0.0.1:9/", "http://[", "https://nowhere.invalid"]
+)
 async def test_an_address_where_nobody_is_is_an_unavailable_hub(url: str) -> None:
     with pytest.raises(PeerUnavailable, match="cannot be reached"):
         await join_over_http(url, HUB.peer_id, KEY, APPLICATION)

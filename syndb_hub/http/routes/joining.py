@@ -97,10 +97,11 @@ class RegisterBody(RootModel[Annotated[First | Second, Discriminator(_step)]]):
 
 
 class ChallengeAnswer(BaseModel):
-    """Answer to the first request."""
+    """Answer to the first request, signed by the hub."""
 
     join_id: UUID
     hub_nonce: Bytes32
+    signature: Bytes64
 
 
 class RegisteredAnswer(BaseModel):
@@ -126,8 +127,8 @@ async def register_cluster(call: Call, body: RegisterBody) -> RegisterAnswer:
     joining = call.services.joining
     if isinstance(body.root, JoinStep):
         request = JoinRequest(**{name: getattr(body.root, name) for name in JoinRequest.model_fields})
-        challenge = await joining.challenge(body.root.peer_id, request, client=client)
-        return RegisterAnswer(ChallengeAnswer(join_id=challenge.join_id, hub_nonce=challenge.hub_nonce))
+        challenge, signature = await joining.challenge(body.root.peer_id, request, client=client)
+        return RegisterAnswer(ChallengeAnswer(**challenge.model_dump(), signature=signature))
     step = body.root
     succession = None
     if step.succession is not None:

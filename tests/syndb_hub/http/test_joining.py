@@ -90,7 +90,9 @@ class Node:
 def test_a_node_joins_in_two_requests_and_the_hub_proves_and_signs(hub: SmallHub) -> None:
     node = Node(hub, "worm-lab")
     challenge = node.ask().json()
-    assert set(challenge) == {"join_id", "hub_nonce"}
+    assert set(challenge) == {"join_id", "hub_nonce", "signature"}
+    promised = base64.b64decode(challenge["signature"])
+    assert is_signed_by(hub.peer_id, promised, http_statement(b"challenge", node.transcript(challenge)))
     answer = node.post(node.second(challenge))
     accepted = answer.json()
     assert answer.status_code == 200, answer.text
