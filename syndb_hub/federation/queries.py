@@ -34,7 +34,7 @@ from syndb_hub.federation.service import (
     Require,
     VersionRead,
 )
-from syndb_hub.federation.targets import Holding, Targets, assign, check_names, visible
+from syndb_hub.federation.targets import Holding, Targets, assign, check_names, versions, visible
 
 T = TypeVar("T")
 
@@ -177,7 +177,7 @@ class FederatedQueries:
         agreed = _agree(query, scope)
         own, unknown = await self._own_versions(agreed)
         holdings = visible(self._directory, own, agreed, cluster_ids)
-        planned = await _beside_the_loop(len(text), plan, query, [holding.version for holding in holdings])
+        planned = await _beside_the_loop(len(text), plan, query, versions(holdings))
         targets = assign(planned, holdings, self._in_scope(agreed, cluster_ids))
         if _relies_on_names(query):
             check_names(targets.holdings)

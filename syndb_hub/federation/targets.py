@@ -60,7 +60,7 @@ class Targets:
 def visible(
     directory: Directory, own: Iterable[PublishedVersion], scope: Scope, cluster_ids: Sequence[UUID] | None
 ) -> list[Holding]:
-    """Every version that a query of this scope may see, with its holder; of several holders the most able one.
+    """Every version that a query of this scope may see, once for each of its holders.
 
     What a node claims of a data set that is another's is not seen (:func:`actors.directory.owned`).
 
@@ -83,10 +83,12 @@ def visible(
                     for version in cluster.versions
                     if is_replica(version, counted)
                 )
-    best: dict[Key, Holding] = {}
-    for holding in sorted(holdings, key=_preference):
-        best.setdefault(holding.key, holding)
-    return list(best.values())
+    return holdings
+
+
+def versions(holdings: Iterable[Holding]) -> list[PublishedVersion]:
+    """What is held, each version once: all its holders hold the same."""
+    return list({holding.key: holding.version for holding in holdings}.values())
 
 
 def check_names(holdings: Iterable[Holding]) -> None:
@@ -108,13 +110,15 @@ def check_names(holdings: Iterable[Holding]) -> None:
 
 
 def assign(plan: Plan, holdings: Sequence[Holding], in_scope: Iterable[Cluster]) -> Targets:
-    """Split a plan over the holders of its versions.
+    """Split a plan over the holders of its versions; of several the one that is most able to answer it.
 
     ``in_scope`` are the nodes the query is about: those whose catalogue is unknown are reported, since they may hold
     what is asked for.
     """
-    by_key = {holding.key: holding for holding in holdings}
-    used = [by_key[(dataset.dataset_id, dataset.version)] for dataset in plan.datasets]
+    best: dict[Key, Holding] = {}
+    for holding in sorted(holdings, key=lambda holding: _preference(holding, plan)):
+        best.setdefault(holding.key, holding)
+    used = [best[dataset.dataset_id, dataset.version] for dataset in plan.datasets]
     groups: dict[str, list[Holding]] = {}
     for holding in used:
         groups.setdefault(holding.holder, []).append(holding)
@@ -123,7 +127,7 @@ def assign(plan: Plan, holdings: Sequence[Holding], in_scope: Iterable[Cluster])
         cluster = group[0].cluster
         if cluster is not None and not cluster.health.routable:
             skipped.append(_skipped(cluster))
-        elif cluster is not None and cluster.record.schema_version < plan.minimum_schema:
+        elif cluster is not None and not _fits(cluster, plan):
             cause = schema_too_old(cluster.record.schema_version, plan.minimum_schema)
             skipped.append(NodeOutcome(cluster=name, status="skipped", cause=cause, code="schema"))
         else:
@@ -151,8 +155,13 @@ def _skipped(cluster: Cluster) -> NodeOutcome:
     return NodeOutcome(cluster=cluster.record.name, status="skipped", cause=cause, code=code)
 
 
-def _preference(holding: Holding) -> tuple[int, str]:
-    if holding.cluster is None:
-        return 0, ""
+def _fits(cluster: Cluster, plan: Plan) -> bool:
+    return cluster.record.schema_version >= plan.minimum_schema
+
+
+def _preference(holding: Holding, plan: Plan) -> tuple[bool, int, str]:
+    """The hub itself; then nodes that can be asked, the healthiest first; then those that are named as missing."""
+    if (cluster := holding.cluster) is None:
+        return False, 0, ""
     order = ["healthy", "degraded", "unknown", "unreachable"]
-    return 1 + order.index(holding.cluster.health), holding.holder
+    return not (cluster.health.routable and _fits(cluster, plan)), 1 + order.index(cluster.health), holding.holder

@@ -12,7 +12,7 @@ from actors.directory import Cluster, Directory, Health, Standing
 from syndb_common.errors import Conflict, NotFound
 from syndb_common.syql import Scope, parse, plan
 from syndb_common.tables.versions import PublishedVersion
-from syndb_hub.federation.targets import Targets, assign, check_names, schema_too_old, visible
+from syndb_hub.federation.targets import Targets, assign, check_names, schema_too_old, versions, visible
 from tests.actors.federation_parts import BEGAN, cluster, published
 
 WORM, FLY, MOUSE = published("worm"), published("fly"), published("mouse")
@@ -35,7 +35,7 @@ def target(
     directory = Directory()
     directory.publish(nodes)
     holdings = visible(directory, own, scope, cluster_ids)
-    planned = plan(parse(text), [holding.version for holding in holdings])
+    planned = plan(parse(text), versions(holdings))
     return assign(planned.model_copy(update={"minimum_schema": minimum_schema}), holdings, nodes)
 
 
@@ -182,6 +182,20 @@ def test_a_node_with_an_older_schema_than_the_plan_needs_is_skipped() -> None:
     assert (found.asked, skipped(found)) == ((), {"old": schema_too_old(2, 3)})
     assert "syndb federation sync-schema" in schema_too_old(2, 3)
     assert list(names(target(old, minimum_schema=2))) == ["old"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_less_healthy_holder_whose_schema_fits_is_asked_before_a_healthy_one_whose_schema_is_too_old(
+    order: int,
+) -> None:
+    old = node("a", WORM, record_facts={"schema_version": 2})
+    fitting = node("b", WORM, health=Health.DEGRADED, record_facts={"schema_version": 3})
+    gone = node("c", WORM, health=Health.UNREACHABLE, record_facts={"schema_version": 3})
+    holders = (old, fitting, gone)[::order]
+    assert list(names(target(*holders, minimum_schema=3))) == ["b"]
+    assert list(names(target(*holders, minimum_schema=2))) == ["a"]
+    without = target(*(old, gone)[::order], minimum_schema=3)
+    assert (without.asked, skipped(without)) == ((), {"a": schema_too_old(2, 3)})
 
 
 def test_a_node_ahead_of_the_hub_is_asked() -> None:
