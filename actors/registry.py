@@ -21,10 +21,11 @@ Of the addresses a node announces only approved ones are published to be dialled
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID, uuid4
 
 import structlog
@@ -51,7 +52,7 @@ from actors.remote.identity import is_signed_by
 from actors.remote.proof import Transcript, http_statement, hub_proof
 from actors.runtime import Actor, ActorError, MailboxFull, handle
 from actors.sightings import farewell, sighted
-from syndb_common.errors import Conflict, InvalidRequest, JoinRefused, NotFound, SynDBError
+from syndb_common.errors import Conflict, InvalidRequest, JoinRefused, NotFound, SynDBError, Unavailable
 from syndb_common.messages import (
     Acknowledged,
     CatalogAnnouncement,
@@ -353,11 +354,30 @@ class Registry(Actor):
                 transitions.append(Transition(now.record.id, seen.at, before.health, now.health, now.cause))
         try:
             for record in records.values():
-                await self._store.save(record)
-            if transitions:
-                await self._store.record_transitions(transitions)
-        except SynDBError as error:
+                await self._keep(record.name, partial(self._store.save, record))
+            await self._keep_transitions(transitions)
+        except Unavailable as error:
             log.warning("changes of nodes not kept", cause=error.message)
+
+    async def _keep_transitions(self, transitions: Sequence[Transition]) -> None:
+        """Keep them in one write; if that fails, each alone, so that one that is refused costs no other."""
+        if not transitions:
+            return
+        try:
+            await self._store.record_transitions(transitions)
+        except Unavailable:
+            raise
+        except SynDBError:
+            for each in transitions:
+                await self._keep(str(each.cluster_id), partial(self._store.record_transitions, [each]))
+
+    async def _keep(self, cluster: str, write: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await write()
+        except Unavailable:
+            raise
+        except SynDBError as error:
+            log.warning("change of a node not kept", cluster=cluster, cause=error.message)
 
     def _publish(self, cluster: Cluster, *, look_up: bool = True) -> None:
         """Publish a node whose place may have changed; names it announces are looked up beside the handlers."""

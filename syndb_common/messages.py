@@ -14,7 +14,8 @@
 | AnalyticsQuery | hub -> node | AnalyticsResult |
 | CancelQuery | hub -> node | Acknowledged |
 
-Receivers ignore fields they do not know, so that a newer peer may add some. Times are seconds, sizes bytes.
+Receivers ignore fields they do not know, so that a newer peer may add some. Times are seconds, sizes bytes. Every text,
+list and number is bounded: what a peer says goes into tables and sums, which have bounds too.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from enum import Enum
 from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
 from syndb_common.flight.settings import is_location
 from syndb_common.syql.plan import Plan
-from syndb_common.tables.versions import PublishedVersion
+from syndb_common.tables.versions import Count, PublishedVersion, SchemaVersion
 
 PROTOCOL_VERSION = 2
 """Version of this vocabulary. Hub and node speak it and the one before.
@@ -40,6 +41,7 @@ LeaveFederation. What it added has defaults, so that a peer of version 1 is unde
 Nonce = Field(min_length=32, max_length=32)
 PeerIdText = Field(default="", max_length=64, pattern=r"^([1-9A-HJ-NP-Za-km-z]{46,64})?$")
 ClusterName = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+Seconds = Annotated[FiniteFloat, Field(ge=0, le=1e12)]
 
 
 class Reply(BaseModel):
@@ -109,7 +111,7 @@ class JoinRequest(Message):
     cluster_name: str = ClusterName
     node_nonce: bytes = Nonce
     key_id: str = Field(default="", max_length=32, pattern=r"^([0-9a-f]{16})?$")
-    protocol_version: int = 1
+    protocol_version: int = Field(default=1, ge=0, le=2**31 - 1)
 
 
 class Registered(Reply):
@@ -123,9 +125,9 @@ class Registered(Reply):
 
     cluster_id: UUID
     hub_proof: bytes = Field(min_length=32, max_length=32)
-    schema_version: int
+    schema_version: SchemaVersion
     standing: str = Field(default="active", max_length=20)
-    ping_seconds: float | None = Field(default=None, gt=0)
+    ping_seconds: float | None = Field(default=None, gt=0, le=1e9)
     next_hub_peer_id: str = PeerIdText
 
 
@@ -154,7 +156,7 @@ class RegisterCluster(Message):
     node_proof: bytes = Field(min_length=32, max_length=32)
     endpoints: Endpoints
     succession: Succession | None = None
-    schema_version: int = Field(ge=0)
+    schema_version: SchemaVersion
     institution: str = Field(default="", max_length=300)
     description: str = Field(default="", max_length=2000)
     contact_email: str = Field(default="", max_length=300)
@@ -178,18 +180,19 @@ class HealthReport(Reply):
         load: queries running now.
         catalogue_revision: differs whenever the catalogue differs; the hub asks for it then.
         ontology_revision: of the terms the node has; 0 for none.
-        clock: seconds since the epoch at the node.
+        clock: seconds since the epoch at the node. It may be anything: the hub says of a clock that is none that it is
+            wrong, which helps the node's operator more than a report that counts as missed.
     """
 
-    schema_version: int
+    schema_version: SchemaVersion
     engine: str = Field(max_length=1000)
-    load: int
-    catalogue_revision: int
+    load: Count
+    catalogue_revision: Count
     clock: float
-    uptime_seconds: float
+    uptime_seconds: Seconds
     software: str = Field(max_length=100)
     registered: bool = True
-    ontology_revision: int = 0
+    ontology_revision: Count = 0
 
 
 class HealthPing(Message):
@@ -204,7 +207,7 @@ class HealthPing(Message):
 
     reply_type = HealthReport
     changes_nothing = True
-    clock: float
+    clock: Seconds
     next_hub_peer_id: str = PeerIdText
 
 
@@ -213,16 +216,16 @@ class SchemaMigration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    version: int = Field(ge=1)
+    version: Annotated[SchemaVersion, Field(ge=1)]
     name: str = Field(max_length=200)
-    statements: tuple[str, ...] = Field(max_length=200)
+    statements: tuple[Annotated[str, Field(max_length=100_000)], ...] = Field(max_length=200)
 
 
 class SchemaReport(Reply):
     """The node's schema version after the migrations, and the numbers it applied now."""
 
-    schema_version: int
-    applied: tuple[int, ...]
+    schema_version: SchemaVersion
+    applied: tuple[SchemaVersion, ...] = Field(max_length=1000)
 
 
 class SchemaSync(Message):
@@ -243,11 +246,11 @@ class CatalogAnnouncement(Message):
 
     reply_type = Acknowledged
     idempotent = True
-    revision: int
+    revision: Count
     page: int = Field(default=0, ge=0, lt=10_000)
     pages: int = Field(default=1, ge=1, le=10_000)
     versions: tuple[PublishedVersion, ...] = Field(max_length=100_000)
-    sharing: dict[UUID, str] = Field(default_factory=dict)
+    sharing: dict[UUID, Annotated[str, Field(max_length=20)]] = Field(default_factory=dict, max_length=100_000)
 
 
 class DatasetCatalogRequest(Message):
@@ -284,7 +287,7 @@ class OntologyTerm(BaseModel):
 class OntologyReport(Reply):
     """The revision of the terms the node has afterwards: the former one until the last page arrived."""
 
-    revision: int
+    revision: Count
 
 
 class OntologySync(Message):
@@ -293,7 +296,7 @@ class OntologySync(Message):
     reply_type = OntologyReport
     idempotent = True
     since = 2
-    revision: int = Field(ge=1)
+    revision: Annotated[Count, Field(ge=1)]
     page: int = Field(ge=0, lt=10_000)
     pages: int = Field(ge=1, le=10_000)
     terms: tuple[OntologyTerm, ...] = Field(max_length=10_000)
@@ -302,9 +305,9 @@ class OntologySync(Message):
 class FlightEndpoint(Reply):
     """Where and with what certificate to read; ``ticket`` when a result was asked for."""
 
-    location: str
-    certificate: str
-    ticket: bytes | None = None
+    location: str = Field(max_length=500)
+    certificate: str = Field(max_length=20_000)
+    ticket: bytes | None = Field(default=None, max_length=10_000)
 
 
 class GetFlightEndpoint(Message):
@@ -323,12 +326,12 @@ class AnalyticsResult(Reply):
         rows: rows of the part when inline; the Flight end record carries it otherwise.
     """
 
-    inline: bytes | None = None
+    inline: bytes | None = Field(default=None, max_length=2**20)
     endpoint: FlightEndpoint | None = None
-    rows: int | None = None
-    scanned_rows: int = 0
-    scanned_bytes: int = 0
-    seconds: float = 0.0
+    rows: Count | None = None
+    scanned_rows: Count = 0
+    scanned_bytes: Count = 0
+    seconds: Seconds = 0.0
 
 
 class AnalyticsQuery(Message):

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
+
+SchemaVersion = Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""Number of a migration; 0 before the first. It fits an integer column of every database."""
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""A number of rows or bytes, or a revision. JSON readers keep it exactly, and a thousand of them add up in 64 bits."""
 
 
 class DatasetMetadata(BaseModel):
@@ -50,7 +56,7 @@ class PublishedVersion(BaseModel):
     dataset_id: UUID
     version: int = Field(ge=1, le=2**32 - 1)
     metadata: DatasetMetadata
-    row_counts: dict[str, int]
+    row_counts: dict[Annotated[str, Field(max_length=100)], Count] = Field(max_length=1000)
     content_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
-    schema_version: int = Field(ge=1)
+    schema_version: Annotated[SchemaVersion, Field(ge=1)]
     published_at: datetime

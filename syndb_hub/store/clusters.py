@@ -65,7 +65,7 @@ class Clusters:
 
         try:
             await self._store.write(work)
-        except sa.exc.IntegrityError:
+        except Conflict:
             raise Conflict(
                 f"the name {record.name} or the identity of that node belongs to another node",
                 hint="Restore the node's key, or choose another cluster name.",

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 import trio
 
-from syndb_common.errors import ConfigError, SynDBError, Unavailable
+from syndb_common.errors import ConfigError, Conflict, DataError, SynDBError, Unavailable
 from syndb_hub.store.migrations import upgrade
 
 T = TypeVar("T")
@@ -56,7 +56,12 @@ class Store:
             await trio.to_thread.run_sync(self._engine.dispose, limiter=self._limiter)
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run ``work`` in a transaction that reads only."""
+        """Run ``work`` in a transaction that reads only.
+
+        Raises:
+            Unavailable: the database stayed locked.
+            DataError: the database does not take a value of the question.
+        """
         return await trio.to_thread.run_sync(_transact, self._engine, work, limiter=self._limiter)
 
     async def write(self, work: Callable[[sa.Connection], T]) -> T:
@@ -64,6 +69,8 @@ class Store:
 
         Raises:
             Unavailable: the database stayed locked or its disk cannot be written.
+            Conflict: it contradicts what is stored.
+            DataError: the database does not take one of the values.
         """
         return await trio.to_thread.run_sync(_transact, self._writer, work, limiter=self._limiter)
 
@@ -76,6 +83,11 @@ def _transact(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
         raise Unavailable(
             f"the hub's store cannot be used: {error.orig}", hint="Check free disk space and other processes using it."
         ) from error
+    except sa.exc.IntegrityError as error:
+        raise Conflict(f"this contradicts what the hub's store holds: {error.orig}") from error
+    except (sa.exc.SQLAlchemyError, OverflowError, UnicodeError) as error:
+        # Drivers report a number or a text that no column holds each in their own way.
+        raise DataError(f"the hub's store does not take this: {getattr(error, 'orig', error)}") from error
 
 
 def _sqlite(path: Path, *, foreign_keys: bool = True) -> sa.Engine:
@@ -109,8 +121,8 @@ def _prepare(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         _transact(engine.execution_options(syndb_write=True), lambda connection: upgrade(connection, str(path)))
-    except (OSError, sa.exc.DatabaseError, Unavailable) as error:
-        cause = error.message if isinstance(error, SynDBError) else getattr(error, "orig", error)
+    except (OSError, DataError, Unavailable) as error:
+        cause = error.message if isinstance(error, SynDBError) else error
         raise ConfigError(
             f"the hub's store {path} cannot be opened: {cause}", hint="Check the path and its permissions."
         ) from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 import msgpack
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from syndb_common import messages
 from syndb_common.messages import (
@@ -19,6 +20,7 @@ from syndb_common.messages import (
     Endpoints,
     GetFlightEndpoint,
     HealthPing,
+    HealthReport,
     JoinRequest,
     LeaveFederation,
     Message,
@@ -31,6 +33,7 @@ from syndb_common.messages import (
     wire_value,
 )
 from syndb_common.syql import parse, plan
+from syndb_common.tables import versions
 from tests.actors.federation_parts import ENDPOINTS, published
 
 EXAMPLES: dict[type[Message], Message] = {
@@ -165,3 +168,61 @@ def test_what_a_node_may_say_of_itself_is_bounded() -> None:
         Endpoints(multiaddrs=("x" * 1001,), flight="", flight_certificate="")
     with pytest.raises(ValidationError):
         Endpoints(multiaddrs=(), flight="", flight_certificate="x" * 20_001)
+
+
+def models() -> list[type[BaseModel]]:
+    """All that messages are made of, besides plans."""
+    found = {**vars(messages), **vars(versions)}.values()
+    ours = {messages.__name__, versions.__name__}
+    return [
+        each for each in found if isinstance(each, type) and each.__module__ in ours and issubclass(each, BaseModel)
+    ]
+
+
+def leaves(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The numbers and texts of one field, also within lists, maps and alternatives."""
+    if schema.get("type") in ("integer", "number", "string"):
+        yield schema
+    within = [schema.get("items"), schema.get("additionalProperties"), schema.get("propertyNames")]
+    for each in [*within, *schema.get("anyOf", ()), *schema.get("prefixItems", ())]:
+        if isinstance(each, dict):
+            yield from leaves(each)
+
+
+def bounded(leaf: dict[str, Any]) -> bool:
+    if leaf["type"] == "string":
+        return any(key in leaf for key in ("maxLength", "pattern", "enum", "const")) or leaf.get("format") in (
+            "uuid",
+            "date-time",
+        )
+    most, least = (leaf.get(key, leaf.get(f"exclusive{key.title()}")) for key in ("maximum", "minimum"))
+    return most is not None and least is not None and (leaf["type"] == "number" or most <= 2**53)
+
+
+@pytest.mark.parametrize("model", models(), ids=lambda model: model.__name__)
+def test_every_number_and_text_is_bounded(model: type[BaseModel]) -> None:
+    fields = model.model_json_schema()["properties"] if model.model_fields else {}
+    if model is HealthReport:
+        del fields["clock"]  # the monitor says of any clock that is none that it is wrong
+    loose = [name for name, field in fields.items() if not all(bounded(leaf) for leaf in leaves(field))]
+    assert loose == []
+
+
+@pytest.mark.parametrize("number", [-1, 2**31, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("field", ["schema_version", "load", "catalogue_revision", "ontology_revision"])
+def test_a_report_with_a_number_that_no_table_holds_is_none(field: str, number: int) -> None:
+    report = {
+        "schema_version": 1,
+        "engine": "ok",
+        "load": 0,
+        "catalogue_revision": 1,
+        "clock": 1.0,
+        "uptime_seconds": 1.0,
+        "software": "test",
+        field: number,
+    }
+    if field != "schema_version" and number == 2**31:
+        assert HealthReport.model_validate(report)
+    else:
+        with pytest.raises(ValidationError):
+            HealthReport.model_validate(report)

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 import trio
 
-from syndb_common.errors import ConfigError
+from syndb_common.errors import ConfigError, Conflict, DataError
 from syndb_hub.store import Store
 from syndb_hub.store.schema import Moment, hub_state
 
@@ -41,6 +41,20 @@ async def test_a_failed_write_leaves_nothing_behind(store):
     with pytest.raises(KeyError):
         await store.write(work)
     assert await store.read(lambda connection: connection.execute(sa.select(hub_state)).all()) == []
+
+
+@pytest.mark.parametrize("value", [2**63, "\ud800", object()], ids=["number", "text", "thing"])
+async def test_what_no_column_holds_is_an_error_of_ours(store, value):
+    with pytest.raises(DataError, match="does not take"):
+        await store.write(lambda c: c.execute(sa.insert(hub_state).values(name="a", value=value)))
+    assert await store.read(lambda c: c.execute(sa.select(hub_state)).all()) == []
+
+
+async def test_what_contradicts_the_store_is_a_conflict(store):
+    same = sa.insert(hub_state).values(name="a", value="b")
+    await store.write(lambda c: c.execute(same))
+    with pytest.raises(Conflict):
+        await store.write(lambda c: c.execute(same))
 
 
 async def test_concurrent_read_and_write_loses_no_update(tmp_path):
