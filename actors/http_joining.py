@@ -24,6 +24,7 @@ from actors.remote.identity import is_signed_by
 from actors.remote.proof import http_statement
 from syndb_common.errors import ConfigError, DeadlineExceeded, ErrorBody, JoinRefused, PeerUnavailable, SynDBError
 from syndb_common.messages import JoinChallenge, Registered
+from syndb_common.proxies import named_proxies
 
 PATH = "/v1/federation/register"
 STEP_SECONDS = 10.0
@@ -60,7 +61,7 @@ async def join_over_http(url: str, hub_peer_id: str, key: bytes, application: Ap
         The acceptance, without a next key of the hub.
 
     Raises:
-        ConfigError: the address is plain HTTP and leads beyond this machine.
+        ConfigError: the address is plain HTTP and leads beyond this machine, or the proxy named for it cannot be used.
         PeerUnavailable: nobody answers there, or not as a hub does.
         DeadlineExceeded: not in time.
         JoinRefused: the password, the name, or the hub's proof or signature is not what it should be.
@@ -77,7 +78,11 @@ async def join_over_http(url: str, hub_peer_id: str, key: bytes, application: Ap
         f"what answers at {url} is not the hub {hub_peer_id}",
         hint="Check federation.hub_url and federation.hub_peer_id with the hub's operator.",
     )
-    async with httpx.AsyncClient(follow_redirects=False, timeout=STEP_SECONDS) as client:
+    with named_proxies():
+        # What is not encrypted stays on this machine: no proxy sees it.
+        proxied = url.lower().startswith("https:")
+        client = httpx.AsyncClient(follow_redirects=False, timeout=STEP_SECONDS, trust_env=proxied)
+    async with client:
         place = url.rstrip("/") + PATH
         first = {"peer_id": identity.peer_id, **attempt.request().model_dump()}
         challenge = await _post(client, place, first, _Challenge)

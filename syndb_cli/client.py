@@ -14,6 +14,7 @@ import httpx
 from pydantic import ValidationError
 
 from syndb_common.errors import ConfigError, DeadlineExceeded, ErrorBody, IncompleteResult, SynDBError, Unavailable
+from syndb_common.proxies import named_proxies
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 POLL_SECONDS = 10.0
@@ -60,6 +61,7 @@ class Connection:
             SynDBError: the error the hub answered with.
             Unavailable: nobody listens at the address.
             DeadlineExceeded: no answer within ``seconds``.
+            ConfigError: a variable names a proxy that cannot be used.
         """
         with self._failures(seconds):
             response = httpx.request(method, self.url + path, headers=self._headers, timeout=seconds, **options)
@@ -94,7 +96,8 @@ class Connection:
     @contextlib.contextmanager
     def _failures(self, seconds: float) -> Iterator[None]:
         try:
-            yield
+            with named_proxies():
+                yield
         except httpx.TimeoutException as error:
             raise DeadlineExceeded(f"no answer from {self.url} within {seconds:g} s") from error
         except (httpx.TransportError, httpx.InvalidURL) as error:

@@ -24,6 +24,7 @@ from syndb_common.daemon import first_error
 from syndb_common.errors import ConfigError, PeerUnavailable, SynDBError, Unavailable
 from syndb_common.flight.uploader import probe
 from syndb_common.node_settings import NodeSettings
+from syndb_common.proxies import named_proxies
 
 MAX_SKEW_SECONDS = 30.0
 """As `federation.max_clock_skew_seconds` of a hub by default."""
@@ -111,7 +112,9 @@ async def _over_http(url: str) -> list[Check]:
     async def ping() -> str:
         began = time.time()
         try:
-            async with httpx.AsyncClient(timeout=HTTP_SECONDS) as client:
+            with named_proxies():
+                client = httpx.AsyncClient(timeout=HTTP_SECONDS)
+            async with client:
                 answer = await client.get(f"{url.rstrip('/')}/v1/federation/ping")
             then = datetime.fromisoformat(answer.json()["time"]).timestamp()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
