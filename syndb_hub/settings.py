@@ -51,6 +51,9 @@ class FederationSettings(Settings):
     relays: tuple[RelayAddress, ...] = Field(
         (), description="multiaddrs of relays through which this hub can be reached"
     )
+    max_connections: int = Field(
+        512, ge=64, le=16_384, description="connections of nodes and strangers at once: some more than there are nodes"
+    )
     delegation_timeout_seconds: Annotated[float, Env("FEDERATION_DELEGATION_TIMEOUT_SECS")] = Field(
         30.0, gt=0, le=86_400, description="how long nodes may take for their part of a query"
     )

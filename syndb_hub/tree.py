@@ -119,12 +119,13 @@ async def serve(
         identity = await trio.to_thread.run_sync(Keys(settings.data_dir).load_current)
         present = Present(settings, identity.peer_id, reread)
         await present.load()
-        host = Host(identity, settings.federation.listen)
+        federation = settings.federation
+        host = Host(identity, federation.listen, max_connections=federation.max_connections)
         store = await Store.open(store_path(settings))
         stack.push_async_callback(store.close)
         terms = StoredTerms(store)
         await terms.load()
-        mdns = await stack.enter_async_context(open_mdns()) if settings.federation.enable_mdns else None
+        mdns = await stack.enter_async_context(open_mdns()) if federation.enable_mdns else None
         async with trio.open_nursery() as nursery:
             parts = _Parts(settings, identity, present, host, store, terms)
             tree: Tree = await nursery.start(run_tree, parts.supervisor())

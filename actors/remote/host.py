@@ -38,6 +38,7 @@ from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicat
 from actors.remote.dialling import DialCircuit, dial, innermost
 from actors.remote.frames import MAX_FRAME_BYTES, FrameStream, FrameTooLarge, StreamEnded
 from actors.remote.identity import Identity, is_peer_id
+from actors.remote.inbound import MAX_INBOUND_CONNECTIONS
 from actors.remote.multiaddrs import (
     candidates,
     check_port_is_free,
@@ -52,8 +53,8 @@ from syndb_common.errors import ConfigError, InvalidRequest, PeerUnavailable
 MAX_STREAMS_PER_PEER = 64
 """Inbound streams of one peer at once: a pool of idle ones and all queries a hub sends to one node."""
 
-MAX_STREAMS = 4096
-"""Inbound streams of all peers at once: eight for each connection there may be."""
+STREAMS_PER_CONNECTION = 8
+"""Inbound streams of all peers at once, for each connection there may be."""
 
 MAX_STREAMS_OF_STRANGERS = 256
 """Inbound streams of all peers that are not known, at once."""
@@ -91,9 +92,11 @@ class Host:
         listen: multiaddrs, ``/ip4/.../udp/.../quic-v1`` and ``/ip4/.../tcp/...``; port 0 lets the system choose.
         known: whether a PeerId is one the daemon knows, such as a member of its federation; asked each time. What
             others may take is small, see :mod:`actors.remote.inbound`.
+        max_connections: inbound connections there may be.
 
     Attributes:
         peer_id: the identity's PeerId.
+        running: set once it listens, and can dial.
         known: as given; may be replaced.
         counters: ``handler_failures``, ``refused_streams``, ``refused_connections``, ``silent_connections`` since the
             start.
@@ -102,13 +105,20 @@ class Host:
     """
 
     def __init__(
-        self, identity: Identity, listen: Sequence[str], *, known: Callable[[str], bool] = lambda _peer_id: False
+        self,
+        identity: Identity,
+        listen: Sequence[str],
+        *,
+        known: Callable[[str], bool] = lambda _peer_id: False,
+        max_connections: int = MAX_INBOUND_CONNECTIONS,
     ) -> None:
         quiet_logging()
         self.peer_id = identity.peer_id
+        self.running = trio.Event()
         self._listen = [parse_listen(text) for text in listen]
         self.known = known
-        self._swarm = DaemonSwarm(identity.key_pair, lambda peer_id: self.known(peer_id))
+        self._swarm = DaemonSwarm(identity.key_pair, lambda peer_id: self.known(peer_id), max_connections)
+        self._max_streams = STREAMS_PER_CONNECTION * max_connections
         self._libp2p = new_host(self._swarm)
         self._swarm.set_stream_handler(self._admit)
         self.counters = self._swarm.counters
@@ -130,6 +140,7 @@ class Host:
             missing = await nursery.start(self._run_libp2p, stop)
             try:
                 if not missing:
+                    self.running.set()
                     task_status.started()
                     await trio.sleep_forever()
             finally:
@@ -348,7 +359,7 @@ class Host:
         load, peer = self._load, stream.muxed_conn.peer_id
         stranger = not self.known(str(peer))
         if (
-            load.total >= MAX_STREAMS
+            load.total >= self._max_streams
             or load.by_peer[peer] >= MAX_STREAMS_PER_PEER
             or (stranger and load.strangers >= MAX_STREAMS_OF_STRANGERS)
         ):

@@ -7,7 +7,7 @@ moment it takes to join. Handshakes cost most and come before anybody is known: 
 
 ::
 
-    inbound connections       512    libp2p held 1,100 in tests: 0.1 MB and 0.01 % of a core each while idle
+    inbound connections       512    by default; libp2p held 1,100 in tests: 0.1 MB, 0.01 % of a core each while idle
     of peers not known         64
     of these, per address      16    an idle one gives way to a new one
     handshakes at once        128    over TCP; per address 32
@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+import structlog
 from libp2p.network.connection.swarm_connection import SwarmConn
 
 from actors.remote.policy import RateLimit
@@ -32,6 +33,10 @@ MAX_STRANGERS_PER_HOST = 16
 MAX_HANDSHAKES = 128
 MAX_HANDSHAKES_PER_HOST = 32
 HANDSHAKES_PER_SECOND = 32.0
+_ROOM_AGAIN = 0.9
+"""Of all places: with fewer taken the next time that all are is worth another line in the log."""
+
+log = structlog.get_logger()
 
 
 class NoPlace(Exception):
@@ -50,10 +55,13 @@ class Places:
 
     Args:
         known: whether a peer is known, by PeerId; asked each time.
+        most: connections there may be.
     """
 
-    def __init__(self, known: Callable[[str], bool]) -> None:
+    def __init__(self, known: Callable[[str], bool], most: int = MAX_INBOUND_CONNECTIONS) -> None:
         self.known = known
+        self._most = most
+        self._full = False
         self._held: dict[SwarmConn, str] = {}
 
     def __len__(self) -> int:
@@ -66,6 +74,8 @@ class Places:
     def give_back(self, connection: SwarmConn) -> None:
         """The connection has ended."""
         self._held.pop(connection, None)
+        if len(self._held) < _ROOM_AGAIN * self._most:
+            self._full = False
 
     def make_room(self, peer_id: str, host: str) -> SwarmConn | None:
         """The connection that has to be closed for a new one, the one unused for longest; None if there is room.
@@ -81,8 +91,11 @@ class Places:
                 return _unused(neighbours)
             if len(strangers) >= MAX_STRANGERS:
                 return _unused(strangers)
-        if len(self._held) < MAX_INBOUND_CONNECTIONS:
+        if len(self._held) < self._most:
             return None
+        if not self._full:
+            self._full = True
+            log.warning("connections_full", most=self._most, of_strangers=len(strangers))
         return _unused((*strangers, *self._held))
 
 

@@ -55,7 +55,7 @@ from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from actors.remote.frames import FrameStream, StreamEnded
-from actors.remote.inbound import MAX_INBOUND_CONNECTIONS, Handshakes, Places
+from actors.remote.inbound import Handshakes, Places
 
 IDLE_SECONDS = 60.0
 """A QUIC connection without a packet for this long is dropped. Health pings come several times within it."""
@@ -84,7 +84,7 @@ class DaemonSwarm(Swarm):
 
     counters: Counter[str]
 
-    def __init__(self, key_pair: KeyPair, known: Callable[[str], bool]) -> None:
+    def __init__(self, key_pair: KeyPair, known: Callable[[str], bool], max_connections: int) -> None:
         peer_id = ID.from_pubkey(key_pair.public_key)
         peerstore = PeerStore()
         peerstore.add_key_pair(peer_id, key_pair)
@@ -94,8 +94,8 @@ class DaemonSwarm(Swarm):
             min_connections=0,
             low_watermark=0,
             # Ours bound it, see actors.remote.inbound; what is dialled is bounded by who is dialled.
-            max_connections=4 * MAX_INBOUND_CONNECTIONS,
-            high_watermark=4 * MAX_INBOUND_CONNECTIONS,
+            max_connections=4 * max_connections,
+            high_watermark=4 * max_connections,
             inbound_upgrade_timeout=NEGOTIATION_SECONDS,
             outbound_upgrade_timeout=NEGOTIATION_SECONDS,
             inbound_stream_protocol_negotiation_timeout=NEGOTIATION_SECONDS,
@@ -117,7 +117,7 @@ class DaemonSwarm(Swarm):
             connection_config=config,
         )
         self.counters = Counter()
-        self.places = Places(known)
+        self.places = Places(known, max_connections)
         self._handshakes = handshakes
         self._watched: dict[INetConn, set[Ending]] = {}
 

@@ -77,8 +77,8 @@ def hosts(nursery: trio.Nursery) -> Callable[..., Awaitable[Host]]:
     They know everybody; pass ``known`` for one that does not.
     """
 
-    async def start(*transports: str, known: Callable[[str], bool] = lambda _peer_id: True) -> Host:
-        host = Host(Identity.generate(), [LISTEN[name] for name in transports], known=known)
+    async def start(*transports: str, known: Callable[[str], bool] = lambda _peer_id: True, **options) -> Host:
+        host = Host(Identity.generate(), [LISTEN[name] for name in transports], known=known, **options)
         await nursery.start(host.run)
         return host
 

@@ -10,9 +10,9 @@ from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from multiaddr import Multiaddr
+from structlog.testing import capture_logs
 
 from actors.remote import host as host_module
-from actors.remote import inbound as inbound_module
 from actors.remote.frames import StreamEnded
 from actors.remote.host import Host, open_host
 from actors.remote.identity import Identity
@@ -264,14 +264,37 @@ async def test_one_connection_carries_any_number_of_streams_that_are_reset(hosts
     assert client._swarm.get_connections() == connections
 
 
-async def test_places_of_ended_connections_are_given_back(hosts, transport, monkeypatch):
-    monkeypatch.setattr(inbound_module, "MAX_INBOUND_CONNECTIONS", 2)
-    server = await hosts(transport)
+async def test_places_of_ended_connections_are_given_back(hosts, transport):
+    server = await hosts(transport, max_connections=2)
     server.set_handler(ECHO, echo)
     for _ in range(5):
         async with open_host(Identity.generate(), []) as client:
             await client.connect(server.peer_id, server.addresses, timeout=5)
             assert await say(client, server.peer_id) == b"hello"
+
+
+@pytest.mark.slow
+async def test_one_line_in_the_log_says_that_all_places_are_taken_until_there_is_room_again(hosts):
+    server = await hosts("tcp", max_connections=12)
+    server.set_handler(ECHO, echo)
+
+    async def fill(count):
+        async with contextlib.AsyncExitStack() as clients:
+            for _ in range(count):
+                client = await clients.enter_async_context(open_host(Identity.generate(), []))
+                await client.connect(server.peer_id, server.addresses, timeout=5)
+                assert await say(client, server.peer_id) == b"hello"
+        with trio.fail_after(5):
+            while server.connected_peers:  # noqa: ASYNC110 - libp2p has no event for it
+                await trio.sleep(0.02)
+
+    with capture_logs() as logs:
+        await fill(12)
+        assert not [line for line in logs if line["log_level"] == "warning"]
+        await fill(15)
+        await fill(15)
+    warnings = [line for line in logs if line["log_level"] == "warning"]
+    assert [(line["event"], line["most"]) for line in warnings] == [("connections_full", 12)] * 2
 
 
 async def test_a_connection_in_plain_text_is_not_accepted(hosts):
