@@ -64,7 +64,8 @@ class Circuits:
         host.set_raw_handler(STOP, self._accept)
 
     async def run(self) -> None:
-        """Keep the reservations until cancelled."""
+        """Keep the reservations until cancelled, from when the host runs."""
+        await self._host.running.wait()
         async with trio.open_nursery() as nursery:
             for relay in self._relays:
                 nursery.start_soon(self._stay_reserved, relay)

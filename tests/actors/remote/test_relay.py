@@ -2,14 +2,16 @@
 
 import pytest
 import trio
+import trio.testing
 from libp2p.relay.circuit_v2.pb.circuit_pb2 import HopMessage, Status
+from structlog.testing import capture_logs
 
 from actors.remote import circuits as circuits_module
 from actors.remote.circuits import HOP, Circuits, CircuitStream
 from actors.remote.discovery.hub import find_hub
 from actors.remote.discovery.static import configured_peers, through_relays
 from actors.remote.frames import StreamEnded
-from actors.remote.host import open_host
+from actors.remote.host import Host, open_host
 from actors.remote.identity import Identity
 from actors.remote.policy import Policy, Trust
 from actors.remote.relay import RelayLimits, RelayService
@@ -82,6 +84,19 @@ async def test_a_hub_that_can_only_dial_out_is_found_and_asked_through_a_relay(h
     ref = RemoteRef(RpcClient(node), found.peer_id, lambda: found.addresses, "syndb-hub")
     assert (await ref.ask(HealthPing(clock=7), timeout=5)).clock == 7
     assert node.observed_hosts(hub.peer_id) == hub.observed_hosts(node.peer_id) == ()
+
+
+async def test_reserving_begins_when_the_host_runs_and_not_by_failing_before(hosts, nursery):
+    relay = await hosts("tcp")
+    RelayService(relay, lambda _peer_id: True)
+    host = Host(Identity.generate(), [])
+    circuits = Circuits(host, configured_peers(relay.addresses))
+    with capture_logs() as logged:
+        nursery.start_soon(circuits.run)
+        await trio.testing.wait_all_tasks_blocked()
+        await nursery.start(host.run)
+        await settle(lambda: host.circuit_addresses)
+    assert [line["event"] for line in logged if line["event"].startswith("relay")] == ["relay_reserved"]
 
 
 async def test_both_ends_of_a_circuit_ask_each_other_and_large_messages_pass(hosts, nursery):
