@@ -28,6 +28,9 @@ DialCircuit = Callable[[Multiaddr, ID], Awaitable[INetConn]]
 """Reaches a peer through the relay that an address names."""
 
 STRANGER = "another daemon answers there and cannot prove to be this peer"
+"""Only who proved another key is one: a certificate out of date, as clocks that differ make it, accuses nobody."""
+
+UNPROVED = "whoever answers there did not prove to be this peer"
 
 
 async def dial(
@@ -68,7 +71,7 @@ async def dial(
                 won.append(connection)
                 scope.cancel()
             else:
-                reasons[address] = STRANGER
+                reasons[address] = UNPROVED
                 await _close(connection)
         except Exception as error:
             reasons[address] = STRANGER if _is_mismatch(error) else innermost(error)
@@ -120,7 +123,9 @@ def _is_mismatch(error: BaseException) -> bool:
     pending: list[BaseException | None] = [error]
     while pending:
         current = pending.pop()
-        if isinstance(current, PeerIDMismatchesPubkey | QUICPeerVerificationError):
+        if isinstance(current, PeerIDMismatchesPubkey):
+            return True
+        if isinstance(current, QUICPeerVerificationError) and str(current).startswith("Peer ID mismatch"):
             return True
         if current is not None:
             pending.extend((current.__cause__, *getattr(current, "exceptions", ())))

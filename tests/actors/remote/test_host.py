@@ -3,12 +3,14 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partialmethod
 
 import pytest
 import trio
 from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.peerinfo import info_from_p2p_addr
+from libp2p.transport.quic.security import CertificateGenerator
 from multiaddr import Multiaddr
 from structlog.testing import capture_logs
 
@@ -106,11 +108,26 @@ async def test_another_peer_at_the_address_is_refused(hosts, transport):
     server, client = await hosts(transport), await hosts()
     expected = Identity.generate().peer_id
     places = [address.partition("/p2p/")[0] for address in server.addresses]
-    with pytest.raises(PeerUnavailable, match="cannot reach"):
+    with pytest.raises(PeerUnavailable, match="another daemon answers there") as refused:
         await client.connect(expected, places, timeout=5)
+    assert "trust no other" in refused.value.hint
     assert not client.is_connected(expected)
     assert not client.is_connected(server.peer_id)
     await client.connect(server.peer_id, places, timeout=5)
+
+
+async def test_a_certificate_out_of_date_is_refused_and_accuses_nobody(hosts, monkeypatch):
+    """As clocks that differ make it: the key is the right one."""
+    expired = partialmethod(CertificateGenerator.generate_certificate, validity_days=0)
+    with monkeypatch.context() as patched:
+        patched.setattr(CertificateGenerator, "generate_certificate", expired)
+        server = await hosts("quic")
+    client = await hosts()
+    with pytest.raises(PeerUnavailable, match="Certificate has expired") as refused:
+        await client.connect(server.peer_id, server.addresses, timeout=5)
+    assert "another daemon" not in refused.value.message
+    assert "trust no other" not in refused.value.hint
+    assert not client.is_connected(server.peer_id)
 
 
 async def test_an_address_that_names_another_peer_is_not_dialled(hosts):

@@ -197,7 +197,7 @@ async def test_an_answer_that_does_not_fit_is_an_error(pair):
 
 
 async def test_a_message_that_does_not_fit_is_not_sent(pair):
-    migration = SchemaMigration(version=1, name="large", statements=("x" * 1_100_000,))
+    migration = SchemaMigration(version=1, name="large", statements=("x" * 100_000,) * 11)
     with pytest.raises(LimitExceeded, match="SchemaSync"):
         await pair.ref.ask(SchemaSync(migrations=(migration,)), timeout=5)
     assert await pair.ref.ask(HealthPing(clock=0), timeout=5)
