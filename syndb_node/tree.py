@@ -91,9 +91,12 @@ async def serve(
         task_status: told when it listens.
         reload: what SIGHUP calls to read the configuration again; None leaves the signal alone.
     """
-    keys = await trio.to_thread.run_sync(key_rotation.load_keys, settings.data_dir)
-    pins = await trio.to_thread.run_sync(HubPins, settings.data_dir, settings.federation.hub_peer_id)
-    async with trio.open_nursery() as nursery:
+    async with AsyncExitStack() as stack:
+        # Before anything else: an unexpected SIGHUP ends a process.
+        hangups = stack.enter_context(trio.open_signal_receiver(signal.SIGHUP)) if reload is not None else None
+        keys = await trio.to_thread.run_sync(key_rotation.load_keys, settings.data_dir)
+        pins = await trio.to_thread.run_sync(HubPins, settings.data_dir, settings.federation.hub_peer_id)
+        nursery = await stack.enter_async_context(trio.open_nursery())
         work = trio.CancelScope()
         parts = _Parts(settings, keys, pins)
         try:
@@ -102,8 +105,9 @@ async def serve(
             work.shield = True
             log.info("node started", cluster=settings.cluster.name, peer_id=keys.identity.peer_id)
             task_status.started()
-            if reload is not None:
-                nursery.start_soon(parts.reload_on_signal, tree, reload)
+            if reload is not None and hangups is not None:
+                async for _ in hangups:
+                    await parts.reload(tree, reload)
             await trio.sleep_forever()
         finally:
             if parts.listening.is_set():
@@ -180,27 +184,23 @@ class _Parts:
                 self.listening.set()
                 task_status.started(tree)
 
-    async def reload_on_signal(self, tree: Tree, reload: Reload) -> None:
-        """On SIGHUP join anew with what is configured now: password, addresses, pinned hub. Queries go on."""
-        with trio.open_signal_receiver(signal.SIGHUP) as signals:
-            async for _ in signals:
-                try:
-                    settings = await trio.to_thread.run_sync(reload)
-                    federation = settings.federation
-                    await self._pins.reload(federation.hub_peer_id)
-                except SynDBError as error:
-                    log.warning("configuration not read again", cause=error.message, hint=error.hint)
-                    continue
-                kept = self._settings.federation.model_copy(
-                    update={name: getattr(federation, name) for name in _RELOADED}
-                )
-                if settings != self._settings.model_copy(update={"federation": federation}) or federation != kept:
-                    log.warning("what does not concern joining takes effect when the node is restarted")
-                self._settings = self._settings.model_copy(update={"federation": kept})
-                self._secret.replace(federation.password)
-                log.info("configuration read again", hub=self._pins.current)
-                with contextlib.suppress(ActorError):  # too much is waiting: the next attempt to join will see it
-                    tree.ref("cluster").tell(Rejoin())
+    async def reload(self, tree: Tree, read: Reload) -> None:
+        """Join anew with what is configured now: password, addresses, pinned hub. Queries go on."""
+        try:
+            settings = await trio.to_thread.run_sync(read)
+            federation = settings.federation
+            await self._pins.reload(federation.hub_peer_id)
+        except SynDBError as error:
+            log.warning("configuration not read again", cause=error.message, hint=error.hint)
+            return
+        kept = self._settings.federation.model_copy(update={name: getattr(federation, name) for name in _RELOADED})
+        if settings != self._settings.model_copy(update={"federation": federation}) or federation != kept:
+            log.warning("what does not concern joining takes effect when the node is restarted")
+        self._settings = self._settings.model_copy(update={"federation": kept})
+        self._secret.replace(federation.password)
+        log.info("configuration read again", hub=self._pins.current)
+        with contextlib.suppress(ActorError):  # too much is waiting: the next attempt to join will see it
+            tree.ref("cluster").tell(Rejoin())
 
     async def leave(self, tree: Tree) -> None:
         """Tell the hub that the node stops, if it is joined and the hub answers."""
