@@ -107,7 +107,9 @@ class OntologyPublisher(Actor):
             if self._revision != self._terms.revision:
                 revision, terms = await self._terms.read()
                 if not revision:
-                    raise NotFound("the hub has no terms", hint="Import an ontology first.")
+                    raise NotFound(
+                        "the hub has no terms", hint="Import an ontology first: syndb-hub ontology import FILE.csv."
+                    )
                 self._pages = await trio.to_thread.run_sync(in_pages, terms, limiter=_files)
                 self._revision = revision
             return self._revision, self._pages

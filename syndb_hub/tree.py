@@ -8,6 +8,7 @@
     ├── merger          the engine process that merges what nodes send; it owns nothing
     ├── registry        admits nodes and writes the directory
     ├── schema_publisher, ontology_publisher  send migrations and terms
+    ├── terms           notices when an operator has imported others
     ├── health_monitor  pings nodes
     ├── announcer       notes who has been told the hub's next key
     ├── measurements    keeps what queries cost
@@ -208,6 +209,7 @@ class _Parts:
                 ChildSpec("registry", self._registry),
                 ChildSpec("schema_publisher", lambda: SchemaPublisher(directory=self._directory, peer=self._peer)),
                 ChildSpec("ontology_publisher", self._ontology_publisher),
+                ChildSpec("terms", lambda: Service(self._terms.run)),
                 ChildSpec("health_monitor", self._health_monitor),
                 ChildSpec("announcer", lambda: Service(self._announcer.run)),
                 ChildSpec("measurements", lambda: Service(self._measurements.run)),

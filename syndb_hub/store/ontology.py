@@ -7,20 +7,29 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import sqlalchemy as sa
+import structlog
+import trio
 
-from actors.ontology_sync import MAX_TERMS
-from syndb_common.errors import DataError, LimitExceeded
+from actors.ontology_sync import MAX_BYTES, MAX_TERMS
+from syndb_common.errors import DataError, LimitExceeded, Unavailable
 from syndb_common.messages import OntologyTerm
 from syndb_hub.store.database import Store
 from syndb_hub.store.schema import hub_state, ontology_terms
 
+log = structlog.get_logger(__name__)
+
+NOTICE_SECONDS = 2.0
+"""Between two looks at whether the terms were replaced: as often as nodes are pinged, which is when they get them."""
 _REVISION = "ontology revision"
 _BATCH = 5000
 """Rows of one statement."""
 
 
 class StoredTerms:
-    """Repository of terms. Implements :class:`actors.ontology_sync.Terms`; :meth:`load` it before use."""
+    """Repository of terms. Implements :class:`actors.ontology_sync.Terms`; :meth:`load` it before use.
+
+    Commands replace the terms in a process of their own; :meth:`run` notices it.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -34,6 +43,19 @@ class StoredTerms:
     async def load(self) -> None:
         """Learn the revision that is stored."""
         self._revision = await self._store.read(_stored_revision)
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Learn what others store, until cancelled."""
+        task_status.started()
+        while True:
+            await trio.sleep(NOTICE_SECONDS)
+            before = self._revision
+            try:
+                await self.load()
+            except Unavailable as error:
+                log.warning("terms not looked at", cause=error.message)
+            if self._revision != before:
+                log.info("there are other terms", revision=self._revision)
 
     async def read(self) -> tuple[int, Sequence[OntologyTerm]]:
         """The present revision and all its terms, by id."""
@@ -59,6 +81,8 @@ class StoredTerms:
         twice = next((a.id for a, b in pairwise(ordered) if a.id == b.id), None)
         if twice is not None:
             raise DataError(f"two terms have the id {twice}", hint="Give each term an id of its own.")
+        if sum(len(term.model_dump_json()) for term in ordered) > MAX_BYTES:
+            raise LimitExceeded(f"terms of together more than {MAX_BYTES} bytes, and a node keeps no more")
         self._revision = await self._store.write(lambda connection: _replace(connection, ordered))
         return self._revision
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trio
 
 from syndb_common.errors import DataError, LimitExceeded
 from syndb_common.messages import OntologyTerm
@@ -37,6 +38,18 @@ async def test_the_same_terms_have_the_same_revision_also_after_a_restart(store)
     assert await restarted.replace([]) == 0
 
 
+async def test_what_another_process_replaced_is_noticed(store, nursery, monkeypatch):
+    monkeypatch.setattr("syndb_hub.store.ontology.NOTICE_SECONDS", 0.02)
+    terms = StoredTerms(store)
+    await nursery.start(terms.run)
+    revision = await StoredTerms(store).replace([EYE, LOBE])
+    with trio.fail_after(10):
+        while terms.revision != revision:  # noqa: ASYNC110 - what others wrote sends no event
+            await trio.sleep(0.01)
+    assert (await terms.read())[1] == [LOBE, EYE]
+    nursery.cancel_scope.cancel()
+
+
 async def test_terms_that_no_node_would_take_are_refused_and_change_nothing(store, monkeypatch):
     terms = StoredTerms(store)
     revision = await terms.replace([LOBE])
@@ -45,4 +58,7 @@ async def test_terms_that_no_node_would_take_are_refused_and_change_nothing(stor
     monkeypatch.setattr("syndb_hub.store.ontology.MAX_TERMS", 1)
     with pytest.raises(LimitExceeded):
         await terms.replace([EYE, LOBE])
+    monkeypatch.setattr("syndb_hub.store.ontology.MAX_BYTES", 100)
+    with pytest.raises(LimitExceeded, match="bytes"):
+        await terms.replace([LOBE])
     assert await terms.read() == (revision, [LOBE])

@@ -1,0 +1,1 @@
+"""The federation's controlled vocabularies at the hub: :mod:`syndb_hub.ontology.table` reads them."""
