@@ -84,7 +84,7 @@ class Proved:
 
 
 class InvitationStore(Protocol):
-    """Where invitations and revoked keys are kept; the hub's metadata store implements it.
+    """Where invitations are kept; the hub's metadata store implements it.
 
     Commands of the operator write it while the hub runs, so the registry asks it at every attempt to join.
     """
@@ -95,14 +95,6 @@ class InvitationStore(Protocol):
 
     async def use(self, key_id: str, peer_id: str) -> None:
         """Note that ``peer_id`` has proved it; replaces the PeerId when a node has changed its key."""
-        ...
-
-    async def revoke_peer(self, peer_id: str, cause: str) -> None:
-        """Believe this PeerId never again."""
-        ...
-
-    async def revoked_peers(self) -> frozenset[str]:
-        """All PeerIds that were revoked."""
         ...
 
 
@@ -159,6 +151,7 @@ def joined(
     observed_hosts: tuple[str, ...],
     *,
     fresh: Standing,
+    vouched: bool = False,
 ) -> ClusterRecord:
     """The record of a node that has just joined.
 
@@ -169,9 +162,12 @@ def joined(
         observed_hosts: IP addresses its connection comes from; none when it has ended already, or leads through a
             relay: then those of before still hold.
         fresh: the standing of a node whose key has no name here yet.
+        vouched: whether it joins by an invitation for this very name, made by the hub's operator. Without, a name whose
+            key was revoked waits: who stole the key may have the password too.
     """
-    # What the operator entered of a node counts until the node says something itself.
-    entered = known if known is not None and known.standing is Standing.PENDING else None
+    # What is known of a name without a key counts until the node says something itself.
+    entered = known if known is not None and known.peer_id is None else None
+    is_new = known is None or (known.peer_id is None and (known.standing is Standing.PENDING or vouched))
     return ClusterRecord(
         id=uuid4() if known is None else known.id,
         name=proved.cluster_name,
@@ -182,7 +178,7 @@ def joined(
         description=message.description or (entered.description if entered else ""),
         contact_email=message.contact_email or (entered.contact_email if entered else ""),
         software=message.software,
-        standing=fresh if known is None or known.peer_id is None else known.standing,
+        standing=fresh if known is None or is_new else known.standing,
         schema_version=message.schema_version,
         protocol_version=proved.protocol_version,
         key_id=id_of(proved.key),

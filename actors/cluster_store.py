@@ -34,6 +34,14 @@ class ClusterStore(Protocol):
         """Insert or replace one record."""
         ...
 
+    async def revoke(self, record: ClusterRecord, peer_id: str, cause: str) -> None:
+        """Believe ``peer_id`` never again, and keep ``record``, which has it no more: both or neither."""
+        ...
+
+    async def revoked_peers(self) -> frozenset[str]:
+        """All PeerIds that were revoked."""
+        ...
+
     async def load_catalogues(self) -> dict[UUID, CatalogAnnouncement]:
         """What each node announced last."""
         ...

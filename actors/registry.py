@@ -12,6 +12,7 @@ The name belongs to the first PeerId that proved it, until that key hands it on 
 |---|---|---|---|
 | no such name | | | ``active``, or ``waiting`` with ``require_approval`` |
 | pending, without a key | | | ``active``, or ``waiting`` with ``require_approval`` |
+| waiting, its key revoked | refused | refused | ``waiting``; like a new name by an invitation for it |
 | waiting | ``waiting`` | ``waiting`` | conflict |
 | active | ``active`` | ``active`` | conflict |
 | inactive | refused | refused | conflict |
@@ -76,6 +77,7 @@ _CAUSES = {
     Standing.ACTIVE: "not checked yet",
     Standing.INACTIVE: "deactivated",
 }
+_NO_KEY = "its key was revoked, or it had none: waits for a node that proves the name, and then for approval"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class Registry(Actor):
     Args:
         directory: where the picture is published.
         store: where it is kept.
-        invitations: secrets made for one node each, and the keys that are believed no more.
+        invitations: secrets made for one node each.
         hub_peer_id: our own PeerId, part of every proof.
         keys: the present keys of the federation password; asked at every attempt to join.
         schema_version: the hub's, told to nodes.
@@ -142,7 +144,10 @@ class Registry(Actor):
         """
         self._joins = Joins(self._hub_peer_id, self._is_member, self.context.clock.now)
         known = self._directory.clusters
-        records = [record for record in await self._store.load() if record.id not in known]
+        revoked = await self._store.revoked_peers()
+        stored = [record for record in await self._store.load() if record.id not in known]
+        # An older release kept the two facts apart, and a backup may.
+        records = [_keyless(record) if record.peer_id in revoked else record for record in stored]
         catalogues = await self._store.load_catalogues() if records else {}
         loaded = [_announced(_unseen(Cluster(record), record), catalogues.get(record.id)) for record in records]
         for cluster in (*known.values(), *loaded):
@@ -234,13 +239,13 @@ class Registry(Actor):
 
     @handle
     async def activate(self, message: Activate) -> None:
-        """Let a node take part. A deactivated name without a key waits for one again."""
+        """Let a node take part. A deactivated name without a key waits for one, and then for another approval."""
         cluster = self._found(message.cluster_id)
         record = cluster.record
-        if record.standing is Standing.PENDING:
-            raise Conflict(f"no node has proved the name {record.name} yet", hint="It takes part once it has joined.")
+        if record.peer_id is None and record.standing is not Standing.INACTIVE:
+            raise Conflict(f"no node has proved the name {record.name} yet", hint="Activate it once it has joined.")
         if not record.is_active:
-            standing = Standing.PENDING if record.peer_id is None else Standing.ACTIVE
+            standing = Standing.WAITING if record.peer_id is None else Standing.ACTIVE
             await self._stand(replace(cluster, record=replace(record, standing=standing)))
             self._watch(record.id)
 
@@ -258,12 +263,10 @@ class Registry(Actor):
         record = cluster.record
         if record.peer_id is None:
             raise Conflict(f"{record.name} has no key", hint="Nothing needs to be revoked.")
-        await self._invitations.revoke_peer(record.peer_id, message.cause)
-        # A name that was deactivated stays so: revoking must not open it to the next key.
-        standing = Standing.INACTIVE if record.standing is Standing.INACTIVE else Standing.PENDING
-        keyless = replace(record, peer_id=None, key_id="", observed_hosts=(), standing=standing)
+        keyless = _keyless(record)
+        await self._store.revoke(keyless, record.peer_id, message.cause)
+        self._publish(_unseen(cluster, keyless))
         log.warning("key revoked", cluster=record.name, peer_id=record.peer_id, cause=message.cause)
-        await self._stand(replace(cluster, record=keyless))
 
     @handle
     async def approve_hosts(self, message: ApproveHosts) -> None:
@@ -293,7 +296,7 @@ class Registry(Actor):
         if not keys and (invitation := await self._invitations.find(join.request.key_id)) is not None:
             keys = (invitation.key,)
         proved = self._joins.prove(join, transcript, message, keys)
-        if {proved.peer_id, proved.previous_peer_id} & await self._invitations.revoked_peers():
+        if {proved.peer_id, proved.previous_peer_id} & await self._store.revoked_peers():
             raise JoinRefused("this key was revoked by the hub's operator", hint="Give the node a new identity.key.")
         known = claimed(proved, self._directory)
         if invitation is not None:
@@ -301,7 +304,14 @@ class Registry(Actor):
             if invitation.used_by != proved.peer_id:
                 await self._invitations.use(invitation.key_id, proved.peer_id)
         approve = Standing.WAITING if self._require_approval else Standing.ACTIVE
-        record = joined(proved, message, None if known is None else known.record, observed, fresh=approve)
+        record = joined(
+            proved,
+            message,
+            None if known is None else known.record,
+            observed,
+            fresh=approve,
+            vouched=invitation is not None and invitation.cluster_name == proved.cluster_name,
+        )
         if known is None or record != known.record:
             await self._store.save(record)
         if known is None or known.record.peer_id is None:
@@ -423,11 +433,18 @@ class Registry(Actor):
         return sender
 
 
+def _keyless(record: ClusterRecord) -> ClusterRecord:
+    """The name after its key was revoked. It waits for the operator even when another key has proved itself; one that
+    was deactivated stays so."""
+    standing = Standing.INACTIVE if record.standing is Standing.INACTIVE else Standing.WAITING
+    return replace(record, peer_id=None, key_id="", observed_hosts=(), standing=standing)
+
+
 def _unseen(cluster: Cluster, record: ClusterRecord) -> Cluster:
     """The node in a standing in which nobody has seen it yet; what it holds stays."""
     return Cluster(
         record,
-        cause=_CAUSES[record.standing],
+        cause=_NO_KEY if record.peer_id is None and record.standing is Standing.WAITING else _CAUSES[record.standing],
         catalogue_revision=cluster.catalogue_revision,
         versions=cluster.versions,
         sharing=cluster.sharing,

@@ -45,7 +45,7 @@ class Deactivate:
 
 @dataclass(frozen=True, slots=True)
 class RevokeKey:
-    """Believe the PeerId of this node never again; the name, and what it owns, wait for another key."""
+    """Believe the PeerId of this node never again; the name, and what it owns, wait for an approved one."""
 
     cluster_id: UUID
     cause: str

@@ -87,6 +87,12 @@ class _Store:
     async def save(self, record: ClusterRecord) -> None:
         pass
 
+    async def revoke(self, record: ClusterRecord, peer_id: str, cause: str) -> None:
+        pass
+
+    async def revoked_peers(self) -> frozenset[str]:
+        return frozenset()
+
     async def load_catalogues(self) -> dict[UUID, CatalogAnnouncement]:
         return {}
 
@@ -105,12 +111,6 @@ class _Invitations:
 
     async def use(self, key_id: str, peer_id: str) -> None:
         pass
-
-    async def revoke_peer(self, peer_id: str, cause: str) -> None:
-        pass
-
-    async def revoked_peers(self) -> frozenset[str]:
-        return frozenset()
 
 
 class _Nodes:

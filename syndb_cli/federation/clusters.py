@@ -136,7 +136,11 @@ def revoke_key(
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Believe the node's present key never again, for instance because it was stolen. The name waits for another."""
+    """Believe the node's present key never again, for instance because it was stolen.
+
+    The name waits for another key, which you approve with `activate`; one that joins by an invitation made for this
+    name needs no approval.
+    """
     _confirm(yes, f"Revoke the key of {node}? It can never be believed again.")
     _change(context, node, "POST", "revoke-key", {"cause": cause}, server_url, token_file, as_json)
 
@@ -300,7 +304,7 @@ def _state(node: dict[str, Any]) -> str:
 def _troubles(node: dict[str, Any]) -> list[str]:
     """What somebody should look at, in the hub's words."""
     found = []
-    if node["standing"] == "waiting":
+    if node["standing"] == "waiting" and node["peer_id"]:
         found.append(f"waits for approval: syndb federation clusters activate {node['name']}")
     elif _state(node) != "healthy" and node["health_cause"]:
         found.append(node["health_cause"])

@@ -48,6 +48,8 @@ def why_not_asked(cluster: Cluster) -> str:
     """Why a node takes no part, and what changes that; empty for one that does."""
     standing = cluster.record.standing
     name = cluster.record.name
+    if standing is Standing.WAITING and cluster.record.peer_id is None:
+        return f"{name} waits for a node with another key than the one that was revoked, and then for approval"
     return "" if standing is Standing.ACTIVE else f"{name} {NOT_ACTIVE[standing].format(name=name)}"
 
 

@@ -293,7 +293,8 @@ class FederationControl(Protocol):
         ...
 
     async def activate(self, cluster_id: UUID) -> None:
-        """Let a node take part that waits for approval or was deactivated.
+        """Let a node take part that waits for approval or was deactivated. A deactivated name without a key is then
+        ``waiting``, for a key and its approval.
 
         Raises:
             Conflict: no PeerId has proved its name.
@@ -305,7 +306,8 @@ class FederationControl(Protocol):
         ...
 
     async def revoke_key(self, cluster_id: UUID, cause: str) -> None:
-        """Believe the node's present key never again; the name waits for another key, ``pending``."""
+        """Believe the node's present key never again. The name waits for another key, which the operator has to approve
+        unless it comes by an invitation for this name: ``waiting`` either way until then."""
         ...
 
     async def approve_hosts(self, cluster_id: UUID, hosts: Sequence[str]) -> None:

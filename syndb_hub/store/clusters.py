@@ -17,12 +17,12 @@ from actors.directory import ClusterRecord, Standing
 from syndb_common.errors import Conflict
 from syndb_common.messages import CatalogAnnouncement, Endpoints
 from syndb_hub.store.database import Store
-from syndb_hub.store.schema import catalogues, clusters, health_transitions
+from syndb_hub.store.schema import catalogues, clusters, health_transitions, revoked_peers
 
 log = structlog.get_logger(__name__)
 
 MAX_CAUSE = 1000
-"""Characters kept of why a node's health changed."""
+"""Characters kept of why a node's health changed or its key was revoked."""
 MAX_TRANSITIONS = 1000
 """Changes of health kept of each node: a node that flaps all day fills the store no further."""
 TRANSITIONS_LIFETIME = timedelta(days=400)
@@ -52,24 +52,30 @@ class Clusters:
         Raises:
             Conflict: the name or the PeerId belongs to another record.
         """
-        values = {
-            **asdict(record),
-            "endpoints": record.endpoints.model_dump(mode="json"),
-            "standing": record.standing.value,
-        }
-
-        def work(connection: sa.Connection) -> None:
-            changed = connection.execute(sa.update(clusters).where(clusters.c.id == record.id).values(**values))
-            if not changed.rowcount:
-                connection.execute(sa.insert(clusters).values(**values))
-
         try:
-            await self._store.write(work)
+            await self._store.write(lambda connection: _save(connection, record))
         except Conflict:
             raise Conflict(
                 f"the name {record.name} or the identity of that node belongs to another node",
                 hint="Restore the node's key, or choose another cluster name.",
             ) from None
+
+    async def revoke(self, record: ClusterRecord, peer_id: str, cause: str) -> None:
+        """Believe ``peer_id`` never again, and keep ``record``, which has it no more: both or neither."""
+        row = {"peer_id": peer_id, "at": datetime.now(UTC), "cause": cause[:MAX_CAUSE]}
+        known = sa.select(revoked_peers.c.peer_id).where(revoked_peers.c.peer_id == peer_id)
+
+        def work(connection: sa.Connection) -> None:
+            if connection.execute(known).first() is None:
+                connection.execute(sa.insert(revoked_peers).values(**row))
+            _save(connection, record)
+
+        await self._store.write(work)
+
+    async def revoked_peers(self) -> frozenset[str]:
+        """All PeerIds that were revoked."""
+        every = sa.select(revoked_peers.c.peer_id)
+        return await self._store.read(lambda connection: frozenset(connection.execute(every).scalars()))
 
     async def load_catalogues(self) -> dict[UUID, CatalogAnnouncement]:
         """The last announcement of each node that made one; what cannot be read any more is left out."""
@@ -125,6 +131,17 @@ class Clusters:
             ]
 
         return await self._store.read(work)
+
+
+def _save(connection: sa.Connection, record: ClusterRecord) -> None:
+    values = {
+        **asdict(record),
+        "endpoints": record.endpoints.model_dump(mode="json"),
+        "standing": record.standing.value,
+    }
+    changed = connection.execute(sa.update(clusters).where(clusters.c.id == record.id).values(**values))
+    if not changed.rowcount:
+        connection.execute(sa.insert(clusters).values(**values))
 
 
 def _surplus(cluster_id: UUID, at: datetime) -> sa.Delete:

@@ -1,22 +1,20 @@
-"""Invitations, and the keys that are believed no more."""
+"""Invitations: secrets made for one node each."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
 from actors.admission import Invitation
 from syndb_common.errors import Conflict, NotFound
 from syndb_hub.store.database import Store
-from syndb_hub.store.schema import invitations, revoked_peers
+from syndb_hub.store.schema import invitations
 
 MAX_OPEN = 10_000
 """Invitations that may wait to be used: far more nodes than a federation has."""
 REMEMBERED = timedelta(days=30)
 """How long an invitation that nobody used is listed after it expired or was revoked."""
-MAX_CAUSE = 1000
-"""Characters kept of why a key was revoked."""
 
 
 class Invitations:
@@ -76,25 +74,6 @@ class Invitations:
             return Invitation(**found._mapping)
 
         return await self._store.write(work)
-
-    async def revoke_peer(self, peer_id: str, cause: str) -> None:
-        """Believe this PeerId never again."""
-        row = {"peer_id": peer_id, "at": datetime.now(UTC), "cause": cause[:MAX_CAUSE]}
-        known = sa.select(revoked_peers.c.peer_id).where(revoked_peers.c.peer_id == peer_id)
-
-        def work(connection: sa.Connection) -> None:
-            if connection.execute(known).first() is None:
-                connection.execute(sa.insert(revoked_peers).values(**row))
-
-        await self._store.write(work)
-
-    async def revoked_peers(self) -> frozenset[str]:
-        """All PeerIds that were revoked."""
-
-        def work(connection: sa.Connection) -> frozenset[str]:
-            return frozenset(connection.execute(sa.select(revoked_peers.c.peer_id)).scalars())
-
-        return await self._store.read(work)
 
     async def _select(self, statement: sa.Select[tuple[object, ...]]) -> list[Invitation]:
         return await self._store.read(lambda c: [Invitation(**row._mapping) for row in c.execute(statement)])

@@ -80,12 +80,20 @@ class MemoryStore:
         self.records = {each.id: each for each in records}
         self.catalogues: dict[UUID, CatalogAnnouncement] = {}
         self.transitions: list[tuple[str, str]] = []
+        self.revoked: set[str] = set()
 
     async def load(self) -> list[ClusterRecord]:
         return list(self.records.values())
 
     async def save(self, record: ClusterRecord) -> None:
         self.records[record.id] = record
+
+    async def revoke(self, record: ClusterRecord, peer_id: str, cause: str) -> None:
+        self.records[record.id] = record
+        self.revoked.add(peer_id)
+
+    async def revoked_peers(self) -> frozenset[str]:
+        return frozenset(self.revoked)
 
     async def load_catalogues(self) -> dict[UUID, CatalogAnnouncement]:
         return self.catalogues
@@ -102,19 +110,12 @@ class MemoryInvitations:
 
     def __init__(self, *invitations: Invitation) -> None:
         self.invitations = {each.key_id: each for each in invitations}
-        self.revoked: set[str] = set()
 
     async def find(self, key_id: str) -> Invitation | None:
         return self.invitations.get(key_id)
 
     async def use(self, key_id: str, peer_id: str) -> None:
         self.invitations[key_id] = replace(self.invitations[key_id], used_by=peer_id)
-
-    async def revoke_peer(self, peer_id: str, cause: str) -> None:
-        self.revoked.add(peer_id)
-
-    async def revoked_peers(self) -> frozenset[str]:
-        return frozenset(self.revoked)
 
 
 class Inbox(Actor):

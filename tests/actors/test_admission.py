@@ -225,3 +225,14 @@ async def test_a_revoked_key_hands_nothing_on(hub: Hub) -> None:
         await Attempt(peer_id=new.peer_id).join(hub, previous=old)
     await Attempt(peer_id=new.peer_id).join(hub)
     assert hub.node().record.id == joined.cluster_id
+
+
+@pytest.mark.parametrize(("name", "standing"), [("worm-lab", "active"), ("", "waiting")])
+async def test_an_invitation_for_a_name_whose_key_was_revoked_needs_no_approval(
+    hub: Hub, name: str, standing: str
+) -> None:
+    joined = await Attempt().join(hub)
+    await hub.do(RevokeKey(joined.cluster_id, "stolen"))
+    node = replace(await invite(hub, cluster_name=name), peer_id="12D3New")
+    again = await node.join(hub)
+    assert (again.cluster_id, again.standing) == (joined.cluster_id, standing)

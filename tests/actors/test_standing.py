@@ -4,6 +4,7 @@ dialled."""
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -30,6 +31,7 @@ from actors.runtime.testing import next_event
 from syndb_common.errors import Conflict, InvalidRequest, JoinRefused, NotFound, TooManyRequests
 from syndb_common.messages import CatalogAnnouncement, Endpoints, LeaveFederation
 from syndb_hub.store.clusters import Clusters
+from syndb_hub.store.database import Store
 from tests.actors.federation_parts import published
 from tests.actors.hub_parts import Attempt, Hub, StartHub
 
@@ -142,8 +144,8 @@ async def test_a_name_nobody_has_proved_cannot_be_activated(hub: Hub) -> None:
     with pytest.raises(JoinRefused, match="deactivated"):
         await Attempt().join(hub)
     await hub.do(Activate(cluster_id))
-    assert hub.node().record.standing is Standing.PENDING
-    await Attempt().join(hub)
+    assert hub.node().record.standing is Standing.WAITING
+    assert (await Attempt().join(hub)).standing == "waiting"
 
 
 # Deactivated
@@ -171,7 +173,7 @@ async def test_a_revoked_key_is_believed_never_again_and_the_name_waits_for_anot
     joined = await Attempt().join(hub)
     await hub.ask(CatalogAnnouncement(revision=5, versions=(published("worm"),)))
     await hub.do(RevokeKey(joined.cluster_id, "laptop stolen"))
-    assert (hub.node().record.standing, hub.node().record.peer_id) == (Standing.PENDING, None)
+    assert (hub.node().record.standing, hub.node().record.peer_id) == (Standing.WAITING, None)
     assert hub.directory.by_peer("12D3Worm") is None
     for restarted in (hub, await start_hub()):
         for name in ("worm-lab", "fly-lab"):
@@ -180,7 +182,59 @@ async def test_a_revoked_key_is_believed_never_again_and_the_name_waits_for_anot
         with pytest.raises(JoinRefused):
             await restarted.ask(CatalogAnnouncement(revision=6, versions=()))
     again = await Attempt(peer_id="12D3New").join(restarted)
-    assert again.cluster_id == joined.cluster_id
+    assert (again.cluster_id, again.standing) == (joined.cluster_id, "waiting")
+
+
+async def test_whoever_has_the_password_does_not_get_a_name_whose_key_was_revoked(hub: Hub) -> None:
+    joined = await Attempt().join(hub)
+    await hub.do(RevokeKey(joined.cluster_id, "stolen, with the configuration"))
+    with pytest.raises(Conflict, match="proved"):
+        await hub.do(Activate(joined.cluster_id))
+    for _ in range(2):
+        assert (await Attempt(peer_id="12D3Thief").join(hub)).standing == "waiting"
+        with pytest.raises(JoinRefused):
+            await hub.ask(CatalogAnnouncement(revision=6, versions=()), sender="12D3Thief")
+    await hub.do(RevokeKey(joined.cluster_id, "not ours"))
+    assert (await Attempt(peer_id="12D3New").join(hub)).standing == "waiting"
+    await hub.do(Activate(joined.cluster_id))
+    assert (await Attempt(peer_id="12D3New").join(hub)).standing == "active"
+
+
+async def test_a_hub_killed_while_it_revokes_has_revoked_or_not(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = await start_hub()
+    joined = await Attempt().join(hub)
+    # From the first write on that concerns the key, the process gets no further.
+    writes = 0
+    write = Store.write
+
+    async def dies(store: Store, work: Any) -> Any:
+        nonlocal writes
+        writes += 1
+        if writes > 1:
+            await trio.sleep_forever()
+        return await write(store, work)
+
+    with monkeypatch.context() as killed, trio.move_on_after(0.5):
+        killed.setattr(Store, "write", dies)
+        await hub.do(RevokeKey(joined.cluster_id, "stolen"))
+    restarted = await start_hub()
+    assert restarted.node().record.peer_id is None
+    assert restarted.directory.by_peer("12D3Worm") is None
+    with pytest.raises(JoinRefused):
+        await restarted.ask(CatalogAnnouncement(revision=6, versions=()))
+
+
+async def test_a_stored_record_that_still_has_a_revoked_key_does_not_count(start_hub: StartHub) -> None:
+    hub = await start_hub()
+    joined = await Attempt().join(hub)
+    record = hub.node().record
+    await hub.do(RevokeKey(joined.cluster_id, "stolen"))
+    await Clusters(hub.store).save(record)
+    restarted = await start_hub()
+    assert (restarted.node().record.peer_id, restarted.node().record.standing) == (None, Standing.WAITING)
+    assert (await Attempt(peer_id="12D3New").join(restarted)).cluster_id == joined.cluster_id
 
 
 async def test_what_a_node_owns_stays_its_own_when_it_gets_another_key(hub: Hub) -> None:
@@ -190,6 +244,7 @@ async def test_what_a_node_owns_stays_its_own_when_it_gets_another_key(hub: Hub)
     await hub.ask(CatalogAnnouncement(revision=1, versions=(published("worm", content="b"),)), sender="12D3Fly")
     await hub.do(RevokeKey(first.cluster_id, "stolen"))
     await Attempt(peer_id="12D3New").join(hub)
+    await hub.do(Activate(first.cluster_id))
     [version] = owned(hub.directory.clusters.values()).values()
     assert version.content_hash == "a" * 64
 

@@ -50,7 +50,7 @@ def test_a_node_is_approved_excluded_and_let_in_again(hub: SmallHub) -> None:
 def test_a_key_is_revoked_for_good(hub: SmallHub) -> None:
     done = federation("clusters", "revoke-key", "worm-lab", "--cause", "stolen", "--yes")
     assert done.exit_code == 0
-    assert (hub.node("worm-lab").record.standing, hub.node("worm-lab").record.peer_id) == ("pending", None)
+    assert (hub.node("worm-lab").record.standing, hub.node("worm-lab").record.peer_id) == ("waiting", None)
     again = federation("clusters", "activate", "worm-lab")
     assert again.exit_code == 6
 

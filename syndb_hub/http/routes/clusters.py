@@ -94,7 +94,7 @@ async def activate_cluster(call: Call, path: ClusterPath) -> ClusterView:
 
 @operations.post("/v1/federation/clusters/{cluster_id}/revoke-key", right=Right.ADMIN)
 async def revoke_key(call: Call, path: ClusterPath, body: RevokeBody) -> ClusterView:
-    """Believe the node's present key never again; its name waits for another key."""
+    """Believe the node's present key never again; its name waits for another key and your approval of that."""
     await call.services.control.revoke_key(path.cluster_id, body.cause)
     return call.services.federation.cluster(path.cluster_id)
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from actors.cluster_store import Transition
 from actors.directory import ClusterRecord, Standing
-from syndb_common.errors import Conflict
+from syndb_common.errors import Conflict, DataError
 from syndb_common.messages import CatalogAnnouncement, Endpoints
 from syndb_hub.store.clusters import Clusters
 from syndb_hub.store.schema import catalogues
@@ -116,3 +116,22 @@ async def test_transitions_are_forgotten_after_400_days(store):
     await clusters.record_transitions([Transition(record.id, now - timedelta(days=399), "a", "new", "")])
     await clusters.load()
     assert [each.to_state for each in await clusters.transitions(record.id)] == ["new"]
+
+
+async def test_a_revoked_key_stays_revoked_and_may_be_revoked_again(store):
+    clusters, record = Clusters(store), node()
+    await clusters.save(record)
+    assert await clusters.revoked_peers() == frozenset()
+    keyless = replace(record, peer_id=None)
+    for peer_id, cause in (("12D3A", "stolen"), ("12D3A", "x" * 2000), ("12D3B", "lost")):
+        await clusters.revoke(keyless, peer_id, cause)
+    assert await clusters.revoked_peers() == {"12D3A", "12D3B"}
+    assert await clusters.load() == [keyless]
+
+
+async def test_revoking_that_fails_half_way_changes_nothing(store):
+    clusters, record = Clusters(store), node()
+    await clusters.save(record)
+    with pytest.raises(DataError):
+        await clusters.revoke(replace(record, peer_id=None, schema_version=2**63), "12D3A", "stolen")
+    assert (await clusters.revoked_peers(), await clusters.load()) == (frozenset(), [record])

@@ -76,14 +76,5 @@ async def test_their_number_is_bounded(store, monkeypatch):
     await Invitations(store).create(invitation(3))
 
 
-async def test_a_revoked_key_stays_revoked_and_may_be_revoked_again(store):
-    invitations = Invitations(store)
-    assert await invitations.revoked_peers() == frozenset()
-    for cause in ("stolen", "x" * 2000):
-        await invitations.revoke_peer("12D3A", cause)
-    await invitations.revoke_peer("12D3B", "lost")
-    assert await invitations.revoked_peers() == {"12D3A", "12D3B"}
-
-
 def test_the_secret_is_in_no_representation():
     assert "key=" not in repr(invitation())
