@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from actors.key_rotation import load_keys
 from actors.remote.identity import Identity
 from syndb_common.errors import ConfigError, Conflict
 from syndb_common.invitation import Invitation
@@ -115,7 +116,7 @@ def set_up(node: NewNode, config: Path, *, replace: bool = False) -> Identity:
     values["federation"] |= {"password": node.password.strip(), "hub_peer_id": node.hub_peer_id}
     values["cluster"]["name"] = node.cluster_name
     validate(NodeSettings, values, "the configuration")
-    identity = Identity.load_or_create(folder / "identity.key")
+    identity = load_keys(folder).identity
     write_private(config, render(NodeSettings, values))
     return identity
 

@@ -12,6 +12,7 @@ import trio
 from actors.http_joining import join_over_http
 from actors.hub_pins import HubPins
 from actors.joining import Application, FederationSecret, Membership, join
+from actors.key_rotation import load_keys
 from actors.remote.discovery import PeerAddresses, Source
 from actors.remote.discovery.dht import Dht
 from actors.remote.discovery.hub import Reached, find_hub
@@ -93,13 +94,15 @@ async def opened(identity: Identity, *, multicast: bool) -> AsyncIterator[Networ
 async def register_once(settings: NodeSettings) -> Registered:
     """Join as the daemon will, and leave again: name, password and keys are known to be right afterwards.
 
+    A next key (`syndb-node rotate-key`) is used as the daemon would; its file changes place when that joins.
+
     Raises:
         PeerUnavailable: the hub was not found.
         JoinRefused, Conflict: the hub did not take the node; the message says why.
     """
     federation = settings.federation
     folder = settings.data_dir
-    identity = await trio.to_thread.run_sync(Identity.load_or_create, folder / "identity.key")
+    keys = await trio.to_thread.run_sync(load_keys, folder)
     hub_peer_id = HubPins(folder, federation.hub_peer_id).current
     key = await FederationSecret(federation.password).key(hub_peer_id)
     application = Application(
@@ -110,11 +113,12 @@ async def register_once(settings: NodeSettings) -> Registered:
             contact_email=settings.cluster.contact_email,
             software=f"syndb {version('syndb')}",
         ),
-        identity=identity,
+        identity=keys.identity,
+        predecessor=keys.predecessor,
         endpoints=NOWHERE,
         schema_version=0,
     )
-    async with opened(identity, multicast=federation.enable_mdns) as network:
+    async with opened(keys.identity, multicast=federation.enable_mdns) as network:
         try:
             sources = [way.source for way in ways(settings, [hub_peer_id], network)]
             reached = await find_hub(network.host, [hub_peer_id], sources, timeout=FIND_SECONDS)

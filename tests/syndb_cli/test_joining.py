@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.key_rotation import prepare_next
 from actors.remote.discovery import mdns
 from actors.remote.proof import generate_secret
 from syndb_cli.federation import reaching
@@ -87,6 +88,19 @@ def test_a_wrong_password_is_told_at_once_and_the_file_is_kept_unverified(hub: S
     assert "hunter2" not in done.output
     again = federation(*init(hub, "--force"))
     assert (again.exit_code, hub.node("worm-lab").record.standing) == (0, "active")
+
+
+def test_a_node_whose_key_is_being_changed_joins_with_the_next_one_under_its_name(hub: SmallHub, config: Path) -> None:
+    assert federation(*init(hub)).exit_code == 0
+    before = hub.node("worm-lab").record
+    keys = prepare_next(config.parent / "node")
+    done = federation(*init(hub, "--force", "--json"))
+    assert done.exit_code == 0, done.output
+    after = hub.node("worm-lab").record
+    assert (after.id, after.peer_id) == (before.id, keys.identity.peer_id)
+    assert json.loads(done.stdout)["peer_id"] == keys.identity.peer_id != before.peer_id
+    again = federation(*init(hub, "--force"))
+    assert (again.exit_code, hub.node("worm-lab").record.peer_id) == (0, keys.identity.peer_id)
 
 
 def test_blanks_and_newlines_around_the_password_do_not_matter(hub: SmallHub, config: Path) -> None:
