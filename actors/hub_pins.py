@@ -71,6 +71,11 @@ class HubPins:
         """PeerId that the present hub has announced as its next; empty for none."""
         return self._pins.successor
 
+    @property
+    def followed(self) -> tuple[str, ...]:
+        """Whom to look for: the hub that is obeyed, and its successor if it has announced one."""
+        return tuple(filter(None, (self.current, self.successor)))
+
     def trusts(self, peer_id: str) -> bool:
         """Whether a peer is the hub. Its successor is not, before it has proved the federation password."""
         return peer_id == self._pins.current

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 
 from syndb_common.engine.interface import Limits
+from syndb_common.errors import ConfigError
 from syndb_common.flight.settings import is_location
 from syndb_common.settings import Env, FileSettings, MetricsSettings, Settings
 
@@ -82,7 +83,8 @@ class FederationSettings(Settings):
     def hub_addresses_of(self, hub_peer_ids: Sequence[str]) -> list[str]:
         """The configured addresses, each as the place of every one of these hubs.
 
-        A hub that changes its key stays where it is. What names another peer than the configured hub is left alone.
+        A hub that changes its key stays where it is. What names another peer than the configured hub is left alone,
+        see :meth:`check_hub_addresses`.
         """
         found = []
         for address in self.hub_multiaddrs:
@@ -90,6 +92,25 @@ class FederationSettings(Settings):
             named = "/p2p/" in place and place == address and not address.endswith("/p2p-circuit")
             found += [address] if named else [f"{place}/p2p/{peer_id}" for peer_id in hub_peer_ids]
         return found
+
+    def check_hub_addresses(self, hub_peer_ids: Sequence[str]) -> None:
+        """Check that every configured address can lead to one of these hubs, those that the node obeys now.
+
+        This is no check of the file alone: an address may name the hub's next key, which is pinned when the hub
+        announces it. So the daemon only warns, when it searches, and goes other ways; commands refuse.
+
+        Raises:
+            ConfigError: some name another peer.
+        """
+        obeyed = {self.hub_peer_id, *hub_peer_ids}
+        for address in self.hub_multiaddrs:
+            *_, kind, peer_id = ["", "", *address.split("/")]
+            if kind == "p2p" and peer_id not in obeyed:
+                raise ConfigError(
+                    f"federation.hub_multiaddrs: {address[:200]} names another peer than the hub this node obeys, "
+                    f"{' or '.join(hub_peer_ids)}",
+                    hint="Correct the address or federation.hub_peer_id; `syndb-node trust` shows and changes the pin.",
+                )
 
 
 class FlightSettings(Settings):

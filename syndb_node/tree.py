@@ -50,7 +50,7 @@ from actors.runtime import ActorError, ActorRef, ChildSpec, Intensity, Superviso
 from actors.schema_sync import SchemaKeeper
 from actors.service import Service
 from syndb_common.engine.embedded import EmbeddedEngine
-from syndb_common.errors import SynDBError
+from syndb_common.errors import ConfigError, SynDBError
 from syndb_common.flight.settings import FlightSettings
 from syndb_common.messages import (
     AnalyticsQuery,
@@ -291,7 +291,11 @@ class _Parts:
     async def _find_hub(self) -> FoundHub:
         await self.listening.wait()
         federation = self._settings.federation
-        pinned = [self._pins.current, *filter(None, [self._pins.successor])]
+        pinned = self._pins.followed
+        try:
+            federation.check_hub_addresses(pinned)
+        except ConfigError as error:
+            log.warning("an address does not lead to the hub", cause=error.message, hint=error.hint)
         sources = [configured(federation.hub_addresses_of(pinned)), through_relays(federation.relays, pinned)]
         if self._mdns is not None:
             sources.append(self._mdns.heard("hub"))

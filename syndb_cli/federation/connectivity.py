@@ -84,8 +84,7 @@ async def _ways(settings: NodeSettings) -> list[Check]:
     """Every way alone: a throw-away identity connects to the pinned hub, which proves its PeerId; nothing is sent."""
     federation = settings.federation
     try:
-        pins = HubPins(settings.data_dir, federation.hub_peer_id)
-        hubs = [peer_id for peer_id in (pins.current, pins.successor) if peer_id]
+        hubs = HubPins(settings.data_dir, federation.hub_peer_id).followed
         async with reaching.opened(Identity.generate(), multicast=federation.enable_mdns) as network:
             results = []
             for way in reaching.ways(settings, hubs, network):
@@ -155,7 +154,9 @@ async def _check(name: str, attempt: Callable[[], Awaitable[str]], *, needed: bo
 
 
 async def _configuration(settings: NodeSettings) -> str:
-    await derive_key(settings.federation.password.get_secret_value(), settings.federation.hub_peer_id)
+    federation = settings.federation
+    await derive_key(federation.password.get_secret_value(), federation.hub_peer_id)
+    federation.check_hub_addresses(HubPins(settings.data_dir, federation.hub_peer_id).followed)
     if not settings.data_dir.is_dir():
         raise ConfigError(f"{settings.data_dir} does not exist", hint="Start the node once: syndb-node run")
     return ""

@@ -98,12 +98,15 @@ async def register_once(settings: NodeSettings) -> Registered:
 
     Raises:
         PeerUnavailable: the hub was not found.
+        ConfigError: an address names another peer than the hub.
         JoinRefused, Conflict: the hub did not take the node; the message says why.
     """
     federation = settings.federation
     folder = settings.data_dir
     keys = await trio.to_thread.run_sync(load_keys, folder)
-    hub_peer_id = HubPins(folder, federation.hub_peer_id).current
+    pins = HubPins(folder, federation.hub_peer_id)
+    federation.check_hub_addresses(pins.followed)
+    hub_peer_id = pins.current
     key = await FederationSecret(federation.password).key(hub_peer_id)
     application = Application(
         membership=Membership(

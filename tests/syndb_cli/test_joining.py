@@ -12,6 +12,7 @@ import pytest
 
 from actors.key_rotation import prepare_next
 from actors.remote.discovery import mdns
+from actors.remote.identity import Identity
 from actors.remote.proof import generate_secret
 from syndb_cli.federation import reaching
 from syndb_common.engine import lock
@@ -134,6 +135,16 @@ def test_a_hub_that_is_not_there_is_told_with_what_to_do(config: Path, start_hub
     assert config.exists()
     offline = federation(*init(hub, "--offline", "--force"))
     assert (offline.exit_code, "joined" in offline.stderr) == (0, False)
+
+
+def test_addresses_of_another_peer_than_the_hub_are_told_as_such(hub: SmallHub, config: Path) -> None:
+    other = Identity.generate().peer_id
+    hub.addresses = tuple(address.replace(hub.peer_id, other) for address in hub.addresses)
+    done = federation(*init(hub))
+    assert (done.exit_code, hub.node("worm-lab")) == (2, None)
+    assert f"{other} names another peer than the hub this node obeys, {hub.peer_id}" in done.stderr
+    tested = federation("test")
+    assert f"{other} names another peer" in tested.output
 
 
 @pytest.mark.slow

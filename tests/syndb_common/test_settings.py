@@ -224,6 +224,21 @@ def test_the_hubs_addresses_carry_its_peer_id() -> None:
     assert found == [f"/ip4/1.2.3.4/tcp/1/p2p/{PEER_ID}", f"/ip4/1.2.3.4/tcp/2/p2p/{PEER_ID}"]
 
 
+def test_an_address_that_names_another_peer_than_the_hub_is_said_to_be_wrong_unless_it_is_the_next_hubs() -> None:
+    other, relay = PEER_ID[:-1] + "1", PEER_ID[:-1] + "2"
+    own = ["/ip4/1.2.3.4/tcp/1", f"/ip4/1.2.3.4/tcp/2/p2p/{PEER_ID}", f"/ip4/1.2.3.4/tcp/3/p2p/{relay}/p2p-circuit"]
+    foreign = f"/ip4/1.2.3.4/tcp/4/p2p/{other}"
+    values = {**REQUIRED[NodeSettings]}
+    values["federation"] = {**values["federation"], "hub_multiaddrs": own}
+    validate(NodeSettings, values, "test").federation.check_hub_addresses([PEER_ID])
+    values["federation"]["hub_multiaddrs"] = [*own, foreign]
+    federation = validate(NodeSettings, values, "test").federation
+    with pytest.raises(ConfigError, match=f"{foreign} names another peer than the hub this node obeys, {PEER_ID}"):
+        federation.check_hub_addresses([PEER_ID])
+    federation.check_hub_addresses([PEER_ID, other])
+    federation.check_hub_addresses([other])
+
+
 @pytest.mark.parametrize(("asked", "granted"), [(5.0, 5.0), (500.0, 30.0)])
 def test_a_query_gets_the_owners_limits_and_no_more_time_than_its_asker_waits(asked: float, granted: float) -> None:
     limits = LimitSettings(memory_bytes=1, result_rows=2, result_bytes=3)
