@@ -13,6 +13,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import sys
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer, field_validator
@@ -62,6 +64,24 @@ class Invitation(BaseModel):
         """The line."""
         content = self.model_dump_json(exclude_defaults=True).encode()
         return PREFIX + base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def read(line: str, file: Path | None) -> Invitation | None:
+    """The invitation that a command was given: by a file, in standard input (``-``), or as the line itself.
+
+    Raises:
+        ConfigError: as of :func:`parse`, or there are two, or the file cannot be read.
+    """
+    if file is None:
+        return parse(sys.stdin.read(MAX_CHARACTERS + 1) if line == "-" else line) if line else None
+    if line:
+        raise ConfigError("two invitations are given", hint="Give --invite or --invite-file.")
+    try:
+        with file.open(encoding="utf-8") as lines:
+            return parse(lines.read(MAX_CHARACTERS + 1))
+    except (OSError, UnicodeDecodeError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(f"cannot read the invitation {file}: {cause}", hint="Check --invite-file.") from None
 
 
 def parse(line: str) -> Invitation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,8 +28,10 @@ Config = Annotated[Path, typer.Option("--config", help="Configuration file.", en
 def init(
     config: Config,
     invite: Annotated[
-        str, typer.Option(help="The invitation of the hub's operator, one line; `-` reads it from standard input.")
+        str,
+        typer.Option(help="The invitation of the hub's operator, a secret line; `-` reads it from standard input."),
     ] = "",
+    invite_file: Annotated[Path | None, typer.Option(help="A file with that line.")] = None,
     cluster_name: Annotated[str, typer.Option(help="Unique name of this node.", envvar="FEDERATION_CLUSTER_NAME")] = "",
     hub_peer_id: Annotated[str, typer.Option(help="The hub's PeerId, when there is no invitation.")] = "",
     federation_password: Annotated[
@@ -58,14 +59,14 @@ def init(
             "share": share,
             "data_dir": data_dir,
         }
-        if invite:
-            line = sys.stdin.readline(invitation.MAX_CHARACTERS + 1) if invite == "-" else invite
-            node = NewNode.invited(invitation.parse(line), **facts)
+        invited = invitation.read(invite, invite_file)
+        if invited is not None:
+            node = NewNode.invited(invited, **facts)
         else:
             if not (hub_peer_id and federation_password and cluster_name):
                 raise ConfigError(
                     "neither an invitation nor all of name, hub and password are given",
-                    hint="Give --invite, or --cluster-name, --hub-peer-id and SYNDB_FEDERATION_PASSWORD.",
+                    hint="Give --invite-file, or --cluster-name, --hub-peer-id and SYNDB_FEDERATION_PASSWORD.",
                 )
             node = NewNode(hub_peer_id=hub_peer_id, password=federation_password, **facts)
         identity = set_up(node, config, replace=force)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +14,7 @@ from syndb_common.errors import ConfigError, InvalidRequest, SynDBError
 
 if TYPE_CHECKING:
     from actors.node_setup import NewNode
+    from syndb_common.invitation import Invitation
 
 TRUSTED = (
     "You have not compared this PeerId with anybody: you trust that no one on this network pretends to be the hub.",
@@ -27,11 +27,12 @@ def init(
     invite: Annotated[
         str,
         typer.Option(
-            help="The line from the hub's operator (`syndb-hub invite`); - reads it from standard input.",
+            help="The line from the hub's operator (`syndb-hub invite`), a secret; - reads it from standard input.",
             envvar="SYNDB_INVITE",
             show_envvar=True,
         ),
     ] = "",
+    invite_file: Annotated[Path | None, typer.Option(help="A file with that line.")] = None,
     hub_peer_id: Annotated[str, typer.Option(help="The hub's PeerId, from its operator (`syndb-hub id`).")] = "",
     trust_first_hub: Annotated[
         bool, typer.Option("--trust-first-hub", help="Pin the one hub that answers on this network.")
@@ -63,11 +64,13 @@ def init(
 ) -> None:
     """Set up a node: write its configuration, make its key, and join the hub once to see that all is right.
 
-    The hub is named by an invitation (--invite), by its PeerId (--hub-peer-id) and the federation password, or, where
-    you trust the network, by being the only one on it (--trust-first-hub). Afterwards start the daemon: syndb-node run.
+    The hub is named by an invitation (--invite-file), by its PeerId (--hub-peer-id) and the federation password, or,
+    where you trust the network, by being the only one on it (--trust-first-hub). Afterwards start the daemon:
+    syndb-node run.
     """
     with errors_as_lines(as_json=as_json):
         from actors.node_setup import set_up
+        from syndb_common import invitation
 
         quiet_logs()
         if clickhouse_endpoint or clickhouse_http_port or clickhouse_port:
@@ -85,7 +88,9 @@ def init(
             "share": share,
             "data_dir": data_dir,
         }
-        node = _described(invite, hub_peer_id, trust_first_hub, federation_password, facts)
+        node = _described(
+            invitation.read(invite, invite_file), hub_peer_id, trust_first_hub, federation_password, facts
+        )
         path = config or default_config()
         identity = set_up(node, path, replace=force)
         note(f"wrote {path}; this node is {identity.peer_id}")
@@ -95,18 +100,19 @@ def init(
         note(f"start it with: syndb-node run --config {path}")
 
 
-def _described(invite: str, hub_peer_id: str, trust_first_hub: bool, password: str, facts: dict[str, Any]) -> NewNode:
+def _described(
+    invited: Invitation | None, hub_peer_id: str, trust_first_hub: bool, password: str, facts: dict[str, Any]
+) -> NewNode:
     """The node as the options describe it."""
     from actors.node_setup import NewNode
-    from syndb_common.invitation import parse
 
-    if sum(map(bool, (invite, hub_peer_id, trust_first_hub))) != 1:
+    if sum(map(bool, (invited, hub_peer_id, trust_first_hub))) != 1:
         raise InvalidRequest(
             "say which hub to join, in one way",
-            hint="--invite LINE, or --hub-peer-id PEER_ID, or --trust-first-hub.",
+            hint="--invite-file FILE, or --invite -, or --hub-peer-id PEER_ID, or --trust-first-hub.",
         )
-    if invite:
-        return NewNode.invited(parse(sys.stdin.read() if invite == "-" else invite), **facts)
+    if invited is not None:
+        return NewNode.invited(invited, **facts)
     if not facts["cluster_name"]:
         raise ConfigError("the node needs a name", hint="--cluster-name, or FEDERATION_CLUSTER_NAME.")
     if trust_first_hub:

@@ -174,7 +174,7 @@ async def first_hub() -> PeerAddresses:
         raise PeerUnavailable(
             f"no hub was heard on this network within {LISTEN_SECONDS:g} s",
             hint="Multicast (UDP 5353) may be blocked, or the hub is on another network: ask its operator for an "
-            "invitation, and use --invite.",
+            "invitation, and use --invite-file.",
         )
     if len(answered) > 1:
         names = " and ".join(sorted(found.peer_id for found in answered))

@@ -23,6 +23,7 @@ from tests.syndb_cli.conftest import federation
 from tests.syndb_hub.small_hub import PASSWORD, SmallHub
 
 Start = Callable[..., SmallHub]
+INVITATION = Invitation(hub=Identity.generate().peer_id, secret=generate_secret()).render()
 
 
 @pytest.fixture(autouse=True)
@@ -74,9 +75,17 @@ def test_an_invitation_says_all_there_is_to_say(config: Path, start_hub: Start) 
     assert refused.exit_code == 4
     read = federation("init", "--invite", "-", "--force", "--offline", stdin=line)
     assert read.exit_code == 0
+    file = config.parent / "invitation.txt"
+    file.write_text(f"{line}\n")
+    by_file = federation("init", "--invite-file", str(file), "--force", "--offline")
+    assert (by_file.exit_code, load(NodeSettings, config, {}).federation.hub_peer_id) == (0, hub.peer_id)
+    two = federation("init", "--invite-file", str(file), "--invite", line, "--force", "--offline")
+    assert (two.exit_code, "two invitations" in two.stderr) == (2, True)
+    missing = federation("init", "--invite-file", str(file.with_name("none")), "--force", "--offline")
+    assert (missing.exit_code, "cannot read the invitation" in missing.stderr) == (2, True)
     other = federation("init", "--invite", line, "--cluster-name", "fly-lab", "--force")
     assert (other.exit_code, "the invitation is for the cluster name worm-lab" in other.stderr) == (2, True)
-    assert generate_secret()[:7] not in refused.output + read.output + other.output
+    assert generate_secret()[:7] not in refused.output + read.output + two.output + other.output
 
 
 def test_a_wrong_password_is_told_at_once_and_the_file_is_kept_unverified(hub: SmallHub, config: Path) -> None:
@@ -189,7 +198,7 @@ def test_a_node_that_runs_is_not_disturbed(hub: SmallHub, config: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--hub-peer-id", "x", "--trust-first-hub"], ["--invite", "x", "--hub-peer-id", "y"]]
+    "words", [[], ["--hub-peer-id", "x", "--trust-first-hub"], ["--invite", INVITATION, "--hub-peer-id", "y"]]
 )
 def test_the_hub_is_named_in_exactly_one_way(config: Path, words: list[str]) -> None:
     done = federation("init", "--cluster-name", "worm-lab", *words)

@@ -44,7 +44,10 @@ def node(config: Path) -> Path:
 
 def test_a_node_is_set_up_by_an_invitation_which_stays_off_the_command_line(config: Path) -> None:
     line = Invitation(hub=HUB, addresses=("/ip4/192.0.2.7/udp/4001/quic-v1",), secret=SECRET, name="fly-lab").render()
-    done = syndb_node(config, "init", "--invite", "-", "--share", "rows", stdin=f"{line}\n")
+    file = config.with_name("invitation.txt")
+    file.write_text(line)
+    assert syndb_node(config, "init", "--invite-file", str(file)).exit_code == 0
+    done = syndb_node(config, "init", "--invite", "-", "--share", "rows", "--force", stdin=f"{line}\n")
     assert done.exit_code == 0, done.output
     settings = load(NodeSettings, config, {})
     assert (settings.cluster.name, settings.federation.hub_peer_id) == ("fly-lab", HUB)
