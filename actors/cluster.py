@@ -107,6 +107,7 @@ class Cluster(Actor):
         await self._note(node_state.LOOKING)
         self.context.start_soon(self._catalogue.follow)
         self.context.start_soon(self._announce)
+        self.context.start_soon(self._note_schema)
         self.context.start_soon(self._stay_joined)
 
     @handle
@@ -185,6 +186,7 @@ class Cluster(Actor):
     async def _wait_for_approval(self, joined: Joined) -> None:
         """The hub knows us and does not ask us anything yet."""
         self._joined = None
+        self._state.hub_schema_version = joined.registered.schema_version
         log.info("the hub's operator has to approve this node", hub=joined.hub_peer_id)
         await self._note(node_state.WAITING, cluster_id=str(joined.registered.cluster_id))
         with trio.move_on_after(APPROVAL_SECONDS):
@@ -195,6 +197,7 @@ class Cluster(Actor):
         # The hub pings at once; give it the whole silence before asking again.
         self._last_ping = trio.current_time()
         self._joined = joined
+        self._state.hub_schema_version = joined.registered.schema_version
         self._catalogue.look_again()
         over = "libp2p" if joined.hub else "HTTP"
         log.info("joined", hub=joined.hub_peer_id, cluster_id=str(joined.registered.cluster_id), over=over)
@@ -261,6 +264,12 @@ class Cluster(Actor):
                     continue
             attempts = 0
             self._announced = first.revision
+
+    async def _note_schema(self) -> None:
+        """Keep what is noted of our schema true: the hub sends migrations at any time."""
+        while True:
+            await self._catalogue.looked()
+            await self._state.note_schema(self._catalogue.schema_version)
 
     async def _note(self, state: str, error: SynDBError | None = None, **facts: str) -> None:
         await self._state.note(state, error, hub_peer_id=self._link.pins.current, **facts)

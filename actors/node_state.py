@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import structlog
 import trio
@@ -31,10 +32,17 @@ class NodeState:
         folder: the node's ``data_dir``.
         cluster: the node's name.
         peer_id: the node's PeerId.
+
+    Attributes:
+        joined: whether the node is.
+        hub_schema_version: what the hub said last; None until it has.
     """
 
     def __init__(self, folder: Path, cluster: str, peer_id: str) -> None:
         self.joined = False
+        self.hub_schema_version: int | None = None
+        self._schema_version: int | None = None
+        self._noted: dict[str, Any] = {}
         self._file = folder / FILE
         self._cluster = cluster
         self._peer_id = peer_id
@@ -49,7 +57,7 @@ class NodeState:
             facts: whatever else helps.
         """
         self.joined = state == JOINED
-        content = {
+        self._noted = {
             "state": state,
             "cluster": self._cluster,
             "peer_id": self._peer_id,
@@ -59,8 +67,18 @@ class NodeState:
             "at": time.time(),
             **facts,
         }
+        await self._write()
+
+    async def note_schema(self, version: int) -> None:
+        """Keep which schema the node has, beside the state noted last."""
+        if version != self._schema_version:
+            self._schema_version = version
+            await self._write()
+
+    async def _write(self) -> None:
+        versions = {"schema_version": self._schema_version, "hub_schema_version": self.hub_schema_version}
         try:
-            await write_note(self._file, json.dumps(content, indent=1))
+            await write_note(self._file, json.dumps({**self._noted, **versions}, indent=1))
         except ConfigError as unwritten:
             log.warning("state not written", cause=unwritten.message)
 

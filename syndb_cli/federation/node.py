@@ -27,7 +27,9 @@ def status(config: Config = None, as_json: AsJson = False) -> None:
         federation = settings.federation
         pins = hub_pins.read(settings.data_dir)
         running = is_running(settings.data_dir)
-        standing = how_it_stands(read_state(settings.data_dir), running=running)
+        state = read_state(settings.data_dir)
+        standing = how_it_stands(state, running=running)
+        ours, hubs = state.get("schema_version"), state.get("hub_schema_version")
         shown = {
             "cluster": settings.cluster.name,
             "institution": settings.cluster.institution,
@@ -43,13 +45,18 @@ def status(config: Config = None, as_json: AsJson = False) -> None:
             "flight": settings.flight.advertise or f"localhost:{settings.flight.port}",
             "share": settings.policy.share.value,
             "data_dir": str(settings.data_dir),
+            "schema_version": ours,
+            "hub_schema_version": hubs,
+            "schema": _compared(ours, hubs),
             **standing,
             "next": next_step(settings, standing, config or default_config()),
         }
         if as_json:
             show_json(shown)
         else:
-            show_table(["key", "value"], [[key, str(value)] for key, value in shown.items() if value not in ("", [])])
+            show_table(
+                ["key", "value"], [[key, str(value)] for key, value in shown.items() if value not in ("", [], None)]
+            )
 
 
 def check_connection(config: Config = None, as_json: AsJson = False) -> None:
@@ -137,6 +144,15 @@ def read_state(data_dir: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise SynDBError(f"cannot read the node's state: {error}") from error
     return state if isinstance(state, dict) else {}
+
+
+def _compared(ours: Any, hubs: Any) -> str:
+    """How the node's schema compares with the hub's, and what to do about it; empty while one is not known."""
+    if not isinstance(ours, int) or not isinstance(hubs, int):
+        return ""
+    if ours == hubs:
+        return "as the hub's"
+    return "behind the hub's: syndb federation sync-schema" if ours < hubs else "ahead of the hub's: update the hub"
 
 
 def _age(seconds: float) -> str:

@@ -150,6 +150,9 @@ class _Unwritten(NodeState):
         self.joined = state == node_state.JOINED
         self.state = state
 
+    async def note_schema(self, version: int) -> None:
+        pass
+
 
 class Process:
     """What a simulated daemon is made of while it runs."""

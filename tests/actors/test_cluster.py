@@ -129,7 +129,7 @@ class Hub(Peer):
             assert verify(message.node_proof, node_proof(KEY, self.transcript))
         self.joined.append(message)
         proof = hub_proof(self.key, self.transcript)
-        return Registered(cluster_id=uuid4(), hub_proof=proof, schema_version=1, **self.registered)
+        return Registered(**{"cluster_id": uuid4(), "hub_proof": proof, "schema_version": 1} | self.registered)
 
     def _announced(self, message: CatalogAnnouncement) -> Acknowledged:
         if self.deaf:
@@ -241,6 +241,32 @@ async def test_a_node_joins_with_what_it_is_and_leaves_a_note_for_its_operator(
     state = node.state()
     assert (state["state"], state["cluster"], state["hub_peer_id"]) == ("joined", "worm-lab", HUB.peer_id)
     assert (state["cause"], state["hint"]) == ("", "")
+
+
+async def test_the_note_says_which_schema_the_node_has_and_which_the_hub(
+    start: Start, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.catalogue.schema.schema_version", lambda engine: present())
+    monkeypatch.setattr("actors.catalogue.published.rows", lambda engine: nothing())
+    versions = [2]
+
+    async def present() -> int:
+        return versions[-1]
+
+    async def nothing() -> None:
+        return None
+
+    def noted() -> tuple[int, int, str]:
+        state = node.state()
+        return state["schema_version"], state["hub_schema_version"], state["state"]
+
+    hub = Hub(schema_version=5)
+    node = await start(lambda: hub)
+    await trio.sleep(5)
+    assert noted() == (2, 5, "joined")
+    versions.append(5)  # the hub has sent migrations
+    await trio.sleep(SILENCE / 2)
+    assert noted() == (5, 5, "joined")
 
 
 async def test_the_note_holds_no_secret(start: Start, autojump_clock: MockClock) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from demo.local import LocalFederation
 from demo.processes import command, run
+from syndb_common.tables.schema import CURRENT
 from tests.federation.processes import eventually
 
 Start = Callable[..., LocalFederation]
@@ -46,6 +47,18 @@ def test_terms_imported_at_the_hub_are_at_the_nodes_soon_also_at_one_that_was_aw
     federation.start_node("b")
     federation.wait_healthy(["b"])
     assert eventually(lambda: terms_of(federation, "b") == second, seconds=SECONDS)
+
+
+def test_status_says_which_schema_the_node_has_once_the_hub_has_sent_it(start_federation: Start) -> None:
+    federation = start_federation("a")
+
+    def shown() -> tuple[int, int, str]:
+        words = command("syndb", "federation", "status", "--json", "--config", str(federation.config("a")))
+        status = json.loads(run(words))
+        return status["schema_version"], status["hub_schema_version"], status["schema"]
+
+    wanted = (CURRENT, CURRENT, "as the hub's")
+    assert eventually(lambda: shown() == wanted, seconds=3 * SECONDS), shown()
 
 
 def known(federation: LocalFederation) -> int:

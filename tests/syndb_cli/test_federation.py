@@ -161,6 +161,26 @@ def test_status_shows_how_the_daemon_stands_and_what_to_do(noted: Callable[..., 
     assert shown["age"] == "2 h 5 min"
 
 
+@pytest.mark.parametrize(
+    ("ours", "hubs", "said"),
+    [
+        (3, 3, "as the hub's"),
+        (2, 3, "behind the hub's: syndb federation sync-schema"),
+        (4, 3, "ahead of the hub's: update the hub"),
+        (3, None, ""),
+    ],
+)
+def test_status_shows_the_schema_and_how_it_compares_with_the_hubs(
+    noted: Callable[..., dict[str, Any]], ours: int, hubs: int | None, said: str
+) -> None:
+    facts = {"schema_version": ours, "hub_schema_version": hubs}
+    shown = noted({"state": "joined", "cause": "", "hint": "", "at": time.time(), **facts})
+    assert (shown["schema_version"], shown["hub_schema_version"], shown["schema"]) == (ours, hubs, said)
+    table = syndb("status").stdout
+    assert said in table
+    assert ("hub_schema_version" in table) is (hubs is not None)
+
+
 def test_a_daemon_that_has_ended_is_not_shown_as_joined(noted: Callable[..., dict[str, str]]) -> None:
     shown = noted({"state": "joined", "cause": "", "hint": "", "at": time.time()})
     assert shown["state"] == "not running"
