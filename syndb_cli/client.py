@@ -1,4 +1,7 @@
-"""The hub's REST API as the command line sees it: one place for address, token, errors and waiting."""
+"""The hub's REST API as the command line sees it: one place for address, token, errors and waiting.
+
+httpx is loaded when something is asked: `syndb --help` needs none of it.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 from pydantic import ValidationError
 
 from syndb_common.errors import ConfigError, DeadlineExceeded, ErrorBody, IncompleteResult, SynDBError, Unavailable
-from syndb_common.proxies import named_proxies
+
+if TYPE_CHECKING:
+    import httpx
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 POLL_SECONDS = 10.0
@@ -63,6 +67,8 @@ class Connection:
             DeadlineExceeded: no answer within ``seconds``.
             ConfigError: a variable names a proxy that cannot be used.
         """
+        import httpx
+
         with self._failures(seconds):
             response = httpx.request(method, self.url + path, headers=self._headers, timeout=seconds, **options)
         if response.is_error:
@@ -76,6 +82,8 @@ class Connection:
             SynDBError: as of :meth:`request`; ``seconds`` is for each piece.
             IncompleteResult: the connection ended before the answer did.
         """
+        import httpx
+
         url = self.url + path
         with (
             self._failures(seconds),
@@ -95,6 +103,10 @@ class Connection:
 
     @contextlib.contextmanager
     def _failures(self, seconds: float) -> Iterator[None]:
+        import httpx
+
+        from syndb_common.proxies import named_proxies
+
         try:
             with named_proxies():
                 yield

@@ -99,6 +99,7 @@ def test_a_program_starts_without_its_network_and_its_engine(module: str) -> Non
 
 def test_a_users_command_starts_without_what_only_daemons_and_importers_need() -> None:
     heavy = {"numpy", "pyarrow", "sqlalchemy", "trio", "structlog", "openpyxl", "cryptography"}
+    heavy |= {"httpx", "rich.progress", "opentelemetry", "prometheus_client"}
     assert not loaded_by("import syndb_cli.main") & heavy
 
 

@@ -12,8 +12,6 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 
 from syndb_cli.client import config_folder
 from syndb_cli.etl.source import Finding, Progress, Source
@@ -230,6 +228,9 @@ def chosen_tables(source: Source, tables: list[str]) -> list[str]:
 @contextlib.contextmanager
 def bars() -> Iterator[Progress]:
     """A progress callback that draws on standard error; draws nothing where that is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, console=notes, transient=True, disable=not notes.is_terminal) as drawn:
         task = drawn.add_task("")
