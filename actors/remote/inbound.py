@@ -9,7 +9,7 @@ moment it takes to join. Handshakes cost most and come before anybody is known: 
 
     inbound connections       512    by default; libp2p held 1,100 in tests: 0.1 MB, 0.01 % of a core each while idle
     of peers not known         64
-    of these, per address      16    an idle one gives way to a new one
+    of these, per address      16    an idle one gives way to a new one, a known peer's never to a stranger
     handshakes at once        128    over TCP; per address 32
     handshakes per second     128    over QUIC, in the long run; per address 32, at once four times as many
     handshakes not finished   256    over QUIC, by libp2p: the oldest is forgotten
@@ -84,7 +84,8 @@ class Places:
             NoPlace: all that could give way are in use.
         """
         strangers = [held for held in self._held if not self.known(str(held.muxed_conn.peer_id))]
-        if not self.known(peer_id):
+        known = self.known(peer_id)
+        if not known:
             group = host_group(host)
             neighbours = [held for held in strangers if self._held[held] == group]
             if len(neighbours) >= MAX_STRANGERS_PER_HOST:
@@ -96,7 +97,8 @@ class Places:
         if not self._full:
             self._full = True
             log.warning("connections_full", most=self._most, of_strangers=len(strangers))
-        return _unused((*strangers, *self._held))
+        # Whoever has not proved to be known pushes out nobody who has.
+        return _unused((*strangers, *self._held) if known else strangers)
 
 
 class Handshakes:

@@ -216,6 +216,32 @@ async def test_an_idle_stranger_gives_way_to_the_next_one(listen, monkeypatch):
         assert len(server.connected_peers) == 2
 
 
+async def test_no_stranger_pushes_out_a_member_however_idle_that_is(hosts, transport):
+    members: set[str] = set()
+    server = await hosts(transport, known=members.__contains__, max_connections=3)
+
+    async def come():
+        host = await hosts()
+        await host.connect(server.peer_id, server.addresses, timeout=5)
+        return host
+
+    for _ in range(2):
+        members.add((await come()).peer_id)
+    places_left_to_strangers = 1
+    for _ in range(3):
+        await come()
+        await trio.sleep(0.3)
+        assert members <= set(server.connected_peers)
+        assert len(server.connected_peers) == len(members) + places_left_to_strangers
+    members.update(server.connected_peers)
+    with contextlib.suppress(PeerUnavailable):
+        await come()
+    with trio.fail_after(5):
+        while not server.counters["refused_connections"]:  # noqa: ASYNC110 - libp2p has no event for it
+            await trio.sleep(0.02)
+    assert set(server.connected_peers) == members
+
+
 async def test_frames_of_strangers_are_small_until_they_are_known(hosts):
     known = set()
     server, client = await hosts("tcp", known=known.__contains__), await hosts()
