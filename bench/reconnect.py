@@ -1,7 +1,8 @@
 """How soon a node is back after its hub was restarted, in order (SIGTERM) and by a crash (SIGKILL).
 
 Real processes over QUIC alone. The clock starts when the new hub has bound its UDP port, and stops when it says that
-the node is healthy: how long a hub takes to start is another figure (``warm_start_seconds``).
+the node is healthy: how long a hub takes to start is another figure (``warm_start_seconds``). The same runs are given
+from the start of the new process too, without a goal: what an operator waits for, however the two divide it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SETTLE_SECONDS = 3.0
 
 
 def run(rounds: int = ROUNDS) -> list[Result]:
-    """Median seconds from the bound port to healthy, for both ways in which a hub ends."""
+    """Median seconds to healthy, from the bound port and from the start, for both ways in which a hub ends."""
     with tempfile.TemporaryDirectory(prefix="syndb-bench-") as temporary:
         port, node_port = free_ports(2)
         quic = listen(port)[:1]
@@ -41,23 +42,28 @@ def run(rounds: int = ROUNDS) -> list[Result]:
             federation.wait_healthy(["north"])
             ended = [_reconnect(federation, port, signal.SIGTERM) for _ in range(rounds)]
             killed = [_reconnect(federation, port, signal.SIGKILL) for _ in range(rounds)]
-    return [
-        measured("reconnect_seconds", statistics.median(ended), "s", rounds, goal=GOAL),
-        measured("reconnect_seconds_after_sigkill", statistics.median(killed), "s", rounds, goal=GOAL),
-    ]
+    results = []
+    for name, times in (("reconnect_seconds", ended), ("reconnect_seconds_after_sigkill", killed)):
+        from_bound, from_start = (statistics.median(each) for each in zip(*times, strict=True))
+        results.append(measured(name, from_bound, "s", rounds, goal=GOAL))
+        results.append(measured(f"{name}_from_start", from_start, "s", rounds))
+    return results
 
 
-def _reconnect(federation: LocalFederation, port: int, how: signal.Signals) -> float:
+def _reconnect(federation: LocalFederation, port: int, how: signal.Signals) -> tuple[float, float]:
+    """Seconds to healthy since the port was bound, and since the new process was started."""
     time.sleep(SETTLE_SECONDS)
     hub = federation.daemons["hub"]
     assert hub.process is not None
     hub.process.send_signal(how)
     hub.process.wait(LIMIT_SECONDS)
+    started = time.monotonic()
     federation.start_hub()
     _wait(lambda: _is_bound(port), "the hub to listen")
     bound = time.monotonic()
     _wait(lambda: federation.health().get("north") == "healthy", "the node to be healthy")
-    return time.monotonic() - bound
+    healthy = time.monotonic()
+    return healthy - bound, healthy - started
 
 
 def _is_bound(port: int) -> bool:
