@@ -1,7 +1,8 @@
 """Helping a node that answers to what it lacks: migrations, the hub's picture of its catalogue, terms.
 
 Each step is tried when a ping shows that it is needed, and after a failure again after a while, at once when something
-else is needed now.
+else is needed now. All this concerns one run of the node with one key: what was sent to an earlier run may never be
+answered, and what failed there says nothing about the next, so it ends with it.
 """
 
 from __future__ import annotations
@@ -50,21 +51,34 @@ class _Failed:
 
 
 class Progress:
-    """What is being done and what failed at one node.
+    """What is being done and what failed at one run of a node.
+
+    Args:
+        peer_id: the node's key.
 
     Attributes:
+        scope: of the present help; cancelled when another run of the node answers.
         running: set when the present help ends; None while none is given.
         late: whether nobody waits for it any more.
         schema_version: the node's after the present help, 0 if it sent no migrations.
     """
 
-    __slots__ = ("_failed", "late", "running", "schema_version")
+    __slots__ = ("_failed", "_heard", "_peer_id", "late", "running", "schema_version", "scope")
 
-    def __init__(self) -> None:
+    def __init__(self, peer_id: str | None) -> None:
+        self._peer_id = peer_id
+        self._heard = trio.current_time()
+        self.scope = trio.CancelScope()
         self.running: trio.Event | None = None
         self.late = False
         self.schema_version = 0
         self._failed: dict[Step, _Failed] = {}
+
+    def hears(self, peer_id: str | None, uptime: float) -> bool:
+        """Whether a report comes from this run: with its key, and begun before the report before."""
+        now, heard = trio.current_time(), self._heard
+        self._heard = now
+        return peer_id == self._peer_id and uptime >= now - heard
 
     def note(self, step: Step, what: int, error: Exception) -> None:
         """The step failed."""

@@ -77,7 +77,7 @@ class _Watched:
         self.ended = False
         self.observed: HealthObserved | None = None
         self.reported = -math.inf
-        self.progress = Progress()
+        self.progress = Progress(None)
 
     def finish(self) -> None:
         """A check, or the watch itself, has ended."""
@@ -225,21 +225,25 @@ class HealthMonitor(Actor):
 
     async def _with_help(self, cluster: Cluster, watched: _Watched, report: HealthReport) -> HealthReport:
         """Have the node helped if it lacks something, and wait a moment for it: the next ping must not wait longer."""
+        if not watched.progress.hears(cluster.record.peer_id, report.uptime_seconds):
+            watched.progress.scope.cancel()
+            watched.progress = Progress(cluster.record.peer_id)
         progress = watched.progress
         lacking = self._catch_up.lacking(self._directory.get(cluster.record.id) or cluster, report)
         if progress.due(lacking) and progress.running is None:
             progress.running = running = trio.Event()
-            self.context.start_soon(self._help, cluster, lacking, watched)
+            progress.scope = trio.CancelScope()
+            self.context.start_soon(self._help, cluster, lacking, watched, progress)
             with trio.move_on_after(self._policy.interval):
                 await running.wait()
                 return report.model_copy(update={"schema_version": max(progress.schema_version, report.schema_version)})
             progress.late = True
         return report
 
-    async def _help(self, cluster: Cluster, lacking: dict[Step, int], watched: _Watched) -> None:
-        progress = watched.progress
-        async with self._helpers:
-            await self._catch_up.help(cluster, lacking, progress)
+    async def _help(self, cluster: Cluster, lacking: dict[Step, int], watched: _Watched, progress: Progress) -> None:
+        with progress.scope:
+            async with self._helpers:
+                await self._catch_up.help(cluster, lacking, progress)
         if progress.running is not None:
             progress.running.set()
         if progress.late:

@@ -50,7 +50,7 @@ def report(**facts: Any) -> HealthReport:
             "load": 0,
             "catalogue_revision": 1,
             "clock": time.time(),
-            "uptime_seconds": 1.0,
+            "uptime_seconds": 86_400.0,
             "software": "test",
             **facts,
         }
@@ -271,6 +271,31 @@ async def test_a_node_whose_engine_does_not_answer_keeps_the_schema_version_that
     await trio.sleep(5 * POLICY.interval)
     assert hub.now("worm").record.schema_version == SCHEMA
     assert hub.now("worm").cause == f"engine: {engine}"
+
+
+@pytest.mark.parametrize("message", [SchemaSync, DatasetCatalogRequest])
+async def test_help_that_a_former_run_of_the_node_does_not_answer_ends_when_the_next_run_does(
+    start: Start, autojump_clock: MockClock, message: type[Any]
+) -> None:
+    booted, version = trio.current_time() - 60.0, [0]
+
+    def sync(message: object) -> SchemaReport:
+        version[0] = SCHEMA
+        return SchemaReport(schema_version=SCHEMA, applied=())
+
+    worm = node(
+        ping=lambda message: report(schema_version=version[0], uptime_seconds=trio.current_time() - booted),
+        sync=sync,
+    )
+    answer, worm.answers[message] = worm.answers[message], never
+    hub = await start(worm=worm)
+    await trio.sleep(2.5 * POLICY.interval)
+    assert worm.count(message) == 1
+    worm.answers[message] = answer
+    booted = trio.current_time()
+    await trio.sleep(POLICY.cycle)
+    assert worm.count(message) == 2
+    assert (hub.now("worm").record.schema_version, hub.now("worm").catalogue_revision) == (SCHEMA, 1)
 
 
 async def test_a_catalogue_is_fetched_once_per_change(start: Start, autojump_clock: MockClock) -> None:
