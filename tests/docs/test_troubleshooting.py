@@ -150,6 +150,18 @@ def test_an_http_address_that_is_no_hubs(start_hub, monkeypatch) -> None:
         assert "correct it" in fix(init(hub, "--hub-url", url).stderr.splitlines()[1])
 
 
+@pytest.mark.slow
+def test_an_http_address_to_which_no_proof_is_sent(start_hub, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(reaching, "FIND_SECONDS", 0.2)
+    hub = start_hub()
+    hub.addresses = ("/ip4/127.0.0.1/tcp/1",)
+    assert "`https://` address" in fix(init(hub, "--hub-url", "http://hub.example").stderr.splitlines()[1])
+    with small_hub(tmp_path / "other") as other:
+        assert "address and PeerId" in fix(init(hub, "--hub-url", other.url).stderr.splitlines()[1])
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://proxy.example:1080")
+    assert "unset it" in fix(init(hub, "--hub-url", "https://hub.example").stderr.splitlines()[1])
+
+
 @pytest.mark.parametrize("standing", [Standing.PENDING, Standing.WAITING, Standing.INACTIVE])
 def test_a_node_that_takes_no_part(standing: Standing) -> None:
     cause = why_not_asked(cluster("worm-lab", record_facts={"standing": standing}))
