@@ -98,8 +98,15 @@ class InvitationStore(Protocol):
         ...
 
 
-def check_invitation(invitation: Invitation, proved: Proved, now: datetime) -> None:
+def check_invitation(invitation: Invitation, proved: Proved, known: Cluster | None, now: datetime) -> None:
     """Return if the node may join by the invitation it has proved.
+
+    Args:
+        invitation: whose secret the node has proved.
+        proved: the node.
+        known: what :func:`claimed` found. Only with a name that is handed on does an invitation go to another key:
+            else one could admit any number of nodes, each vouched for by the one before.
+        now: the present time.
 
     Raises:
         JoinRefused: it was revoked, is another node's or for another name, or expired before anybody used it.
@@ -111,7 +118,8 @@ def check_invitation(invitation: Invitation, proved: Proved, now: datetime) -> N
         raise JoinRefused(f"this invitation is for the name {invitation.cluster_name}", hint="Join under that name.")
     if invitation.used_by is None and invitation.expires_at < now:
         raise JoinRefused("this invitation has expired", hint=ask)
-    if invitation.used_by not in (None, proved.peer_id, proved.previous_peer_id):
+    handed_on = known is not None and known.record.peer_id in (proved.peer_id, proved.previous_peer_id)
+    if invitation.used_by not in (None, proved.peer_id, proved.previous_peer_id if handed_on else None):
         raise JoinRefused("this invitation belongs to another node", hint=ask)
 
 
@@ -121,7 +129,7 @@ def claimed(proved: Proved, directory: Directory) -> Cluster | None:
     It is asked after the proof: who is in the federation is no business of those who proved nothing.
 
     Raises:
-        Conflict: the name is another's, or the PeerId has another name.
+        Conflict: the name is another's, or the PeerId has another name, or the key that hands its name to it has.
         JoinRefused: the name was deactivated.
     """
     name, peer_id = proved.cluster_name, proved.peer_id
@@ -132,6 +140,12 @@ def claimed(proved: Proved, directory: Directory) -> Cluster | None:
         raise Conflict(
             f"this node is already registered as {by_peer.record.name}",
             hint="Keep that name, or give the node a key of its own.",
+        )
+    previous = None if proved.previous_peer_id is None else directory.by_peer(proved.previous_peer_id)
+    if previous is not None and previous.record.name != name:
+        raise Conflict(
+            f"the node's previous key hands on no other name than its own, {previous.record.name}",
+            hint="Join under that name, or as a node of its own: with a new data_dir.",
         )
     known = directory.by_name(name)
     if known is not None and known.record.peer_id not in (None, peer_id, proved.previous_peer_id):

@@ -300,7 +300,7 @@ class Registry(Actor):
             raise JoinRefused("this key was revoked by the hub's operator", hint="Give the node a new identity.key.")
         known = claimed(proved, self._directory)
         if invitation is not None:
-            check_invitation(invitation, proved, datetime.now(UTC))
+            check_invitation(invitation, proved, known, datetime.now(UTC))
             if invitation.used_by != proved.peer_id:
                 await self._invitations.use(invitation.key_id, proved.peer_id)
         approve = Standing.WAITING if self._require_approval else Standing.ACTIVE
@@ -435,9 +435,9 @@ class Registry(Actor):
 
 def _keyless(record: ClusterRecord) -> ClusterRecord:
     """The name after its key was revoked. It waits for the operator even when another key has proved itself; one that
-    was deactivated stays so."""
+    was deactivated stays so. Where to dial is approved anew, since the next key may be of another machine."""
     standing = Standing.INACTIVE if record.standing is Standing.INACTIVE else Standing.WAITING
-    return replace(record, peer_id=None, key_id="", observed_hosts=(), standing=standing)
+    return replace(record, peer_id=None, key_id="", observed_hosts=(), approved_hosts=(), standing=standing)
 
 
 def _unseen(cluster: Cluster, record: ClusterRecord) -> Cluster:

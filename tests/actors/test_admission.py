@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors.admission import Invitation, Keyring
-from actors.registry_messages import RevokeKey
+from actors.registry_messages import ApproveHosts, RevokeKey
 from actors.remote.identity import Identity
 from actors.remote.proof import hub_proof, key_id, succession_statement, verify
 from syndb_common.errors import Conflict, JoinRefused
@@ -215,6 +215,42 @@ async def test_an_invitation_moves_on_with_the_key(hub: Hub) -> None:
     await replace(node, peer_id=new.peer_id).join(hub)
     with pytest.raises(JoinRefused, match="belongs to another node"):
         await replace(node, name="fly-lab", peer_id=old.peer_id).join(hub)
+
+
+async def test_a_key_hands_on_no_name_but_its_own(hub: Hub) -> None:
+    old, new = Identity.generate(), Identity.generate()
+    node = await invite(hub)
+    await replace(node, peer_id=old.peer_id).join(hub)
+    with pytest.raises(Conflict, match="hands on no other name than its own, worm-lab"):
+        await replace(node, name="fly-lab", peer_id=new.peer_id).join(hub, previous=old)
+    assert set(await hub.records()) == {"worm-lab"}
+    # The invitation is still the first node's.
+    await replace(node, peer_id=old.peer_id).join(hub)
+
+
+@pytest.mark.parametrize("with_password", [True, False])
+async def test_an_invitation_moves_with_no_key_that_has_no_name(hub: Hub, with_password: bool) -> None:
+    first, second, third = (Identity.generate() for _ in range(3))
+    node = await invite(hub)
+    await replace(node, peer_id=first.peer_id).join(hub)
+    renewed = Attempt(peer_id=second.peer_id) if with_password else replace(node, peer_id=second.peer_id)
+    await renewed.join(hub, previous=first)
+    with pytest.raises(JoinRefused, match="belongs to another node"):
+        await replace(node, name="fly-lab", peer_id=third.peer_id).join(hub, previous=first)
+    assert set(await hub.records()) == {"worm-lab"}
+
+
+async def test_a_key_that_was_changed_before_the_node_first_joined_joins(hub: Hub) -> None:
+    await Attempt(peer_id=(new := Identity.generate()).peer_id).join(hub, previous=Identity.generate())
+    assert hub.node().record.peer_id == new.peer_id
+
+
+async def test_what_was_approved_to_be_dialled_is_approved_for_the_revoked_key_alone(hub: Hub) -> None:
+    joined = await Attempt().join(hub)
+    await hub.do(ApproveHosts(joined.cluster_id, ("10.0.0.0/8", "node.example")))
+    await hub.do(RevokeKey(joined.cluster_id, "stolen"))
+    await Attempt(peer_id="12D3Other").join(hub)
+    assert hub.node().record.approved_hosts == ()
 
 
 async def test_a_revoked_key_hands_nothing_on(hub: Hub) -> None:
