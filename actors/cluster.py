@@ -95,7 +95,7 @@ class Cluster(Actor):
         self._silence_seconds = silence_seconds
         self._lost = lost
         self._ontology_revision = ontology_revision
-        self._started = time.monotonic()
+        self._started = trio.current_time()
         self._last_ping = -float("inf")
         self._pinged = trio.Event()
         self._rejoin = trio.Event()
@@ -125,7 +125,7 @@ class Cluster(Actor):
             catalogue_revision=self._catalogue.revision,
             ontology_revision=self._ontology_revision(),
             clock=time.time(),
-            uptime_seconds=time.monotonic() - self._started,
+            uptime_seconds=trio.current_time() - self._started,
             software=self._link.membership.software,
         )
 
