@@ -58,6 +58,11 @@ class AddressBook:
         """From now on judge by these addresses of a node's names."""
         self._resolved[cluster_id] = resolved
 
+    def forget(self, cluster_id: UUID) -> None:
+        """The node is gone."""
+        self._resolved.pop(cluster_id, None)
+        self._told.pop(cluster_id, None)
+
     def is_own(self, host: str) -> bool:
         """Whether an IP address is one of the hub's machine."""
         return is_own(host, self._own)

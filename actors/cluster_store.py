@@ -34,6 +34,10 @@ class ClusterStore(Protocol):
         """Insert or replace one record."""
         ...
 
+    async def forget(self, cluster_id: UUID) -> None:
+        """Remove a record and all that is kept of its node."""
+        ...
+
     async def revoke(self, record: ClusterRecord, peer_id: str, cause: str) -> None:
         """Believe ``peer_id`` never again, and keep ``record``, which has it no more: both or neither."""
         ...

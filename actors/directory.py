@@ -173,6 +173,10 @@ class Directory:
             self._snapshot = MappingProxyType(dict(self._now))
         return self._snapshot
 
+    def __len__(self) -> int:
+        """How many nodes there are."""
+        return len(self._now)
+
     def get(self, cluster_id: UUID) -> Cluster | None:
         """The node of that id, if any."""
         return self._now.get(cluster_id)
@@ -199,6 +203,14 @@ class Directory:
                 waiting.set()
         self._snapshot = None
 
+    def remove(self, cluster_id: UUID) -> None:
+        """Drop a node. For the registry actor only."""
+        before = self._now.pop(cluster_id)
+        self._unindex(before)
+        if (waiting := self._waiting.pop(cluster_id, None)) is not None:
+            waiting.set()
+        self._snapshot = None
+
     async def wait_unroutable(self, cluster_id: UUID) -> str:
         """Return when the node of that id stops being routable, with the cause."""
         while True:
@@ -211,10 +223,13 @@ class Directory:
 
     def _index(self, before: Cluster | None, record: ClusterRecord) -> None:
         if before is not None:
-            # Another node may have taken over in between: only what still leads here is removed.
-            for index, key in ((self._by_peer, before.record.peer_id), (self._by_name, before.record.name)):
-                if key is not None and index.get(key) == record.id:
-                    del index[key]
+            self._unindex(before)
         self._by_name[record.name] = record.id
         if record.peer_id is not None:
             self._by_peer[record.peer_id] = record.id
+
+    def _unindex(self, before: Cluster) -> None:
+        # Another node may have taken over in between: only what still leads here is removed.
+        for index, key in ((self._by_peer, before.record.peer_id), (self._by_name, before.record.name)):
+            if key is not None and index.get(key) == before.record.id:
+                del index[key]

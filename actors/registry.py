@@ -22,11 +22,10 @@ Of the addresses a node announces only approved ones are published to be dialled
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from uuid import UUID, uuid4
 
 import structlog
@@ -45,15 +44,17 @@ from actors.registry_messages import (
     CatalogueRead,
     Deactivate,
     Enter,
+    Forget,
     RegisterSigned,
     RevokeKey,
     SignedAcceptance,
 )
+from actors.registry_store import Keeper
 from actors.remote.identity import is_signed_by
 from actors.remote.proof import Transcript, http_statement, hub_proof
 from actors.runtime import Actor, ActorError, MailboxFull, handle
 from actors.sightings import farewell, sighted
-from syndb_common.errors import Conflict, InvalidRequest, JoinRefused, NotFound, SynDBError, Unavailable
+from syndb_common.errors import Conflict, InvalidRequest, JoinRefused, NotFound, SynDBError
 from syndb_common.messages import (
     Acknowledged,
     CatalogAnnouncement,
@@ -70,6 +71,9 @@ log = structlog.get_logger(__name__)
 
 LOOKED_UP_SECONDS = 30.0
 """For the registry to hear what a look-up found: it is never busy for so long."""
+
+MAX_NODES = 1000
+"""Names a hub keeps: who knows the password could else fill its memory and its store with them."""
 
 _CAUSES = {
     Standing.PENDING: "no node has proved this name yet",
@@ -103,6 +107,7 @@ class Registry(Actor):
         next_hub_peer_id: the key the hub will change to, or empty; asked at every registration.
         own_addresses: those of the hub's machine.
         resolve: finds the addresses of a host name.
+        max_nodes: how many names there may be, whatever their standing.
     """
 
     expected = (SynDBError,)
@@ -123,6 +128,7 @@ class Registry(Actor):
         next_hub_peer_id: Callable[[], str] = lambda: "",
         own_addresses: Callable[[], Collection[Address]] = machine_addresses,
         resolve: Resolver = look_up,
+        max_nodes: int = MAX_NODES,
     ) -> None:
         self._directory = directory
         self._store = store
@@ -135,6 +141,8 @@ class Registry(Actor):
         self._observed_hosts = observed_hosts
         self._ping_seconds = ping_seconds
         self._next_hub_peer_id = next_hub_peer_id
+        self._max_nodes = max_nodes
+        self._keeper = Keeper(store)
         self._looking_up: set[UUID] = set()
 
     async def on_start(self) -> None:
@@ -153,6 +161,11 @@ class Registry(Actor):
         for cluster in (*known.values(), *loaded):
             self._publish(cluster)
         self._claims = Claims(self._directory.clusters.values())
+        self.context.start_soon(self._keeper.run)
+
+    async def on_stop(self) -> None:
+        """Write down what waits to be written."""
+        await self._keeper.flush()
 
     @handle
     async def challenge(self, message: JoinRequest) -> JoinChallenge:
@@ -190,7 +203,7 @@ class Registry(Actor):
         """A node says what it has published. Of a catalogue in pages this tells only that there is a new one."""
         cluster = self._member()
         if message.pages == 1:
-            await self._catalogue(cluster, message)
+            self._catalogue(cluster, message)
         elif message.revision != cluster.catalogue_revision:
             self._watch(cluster.record.id)
         return Acknowledged()
@@ -200,7 +213,7 @@ class Registry(Actor):
         """The health monitor has fetched all that a node publishes."""
         cluster = self._found(message.cluster_id)
         if cluster.record.is_active:
-            await self._catalogue(cluster, message.announcement)
+            self._catalogue(cluster, message.announcement)
 
     @handle
     async def observed(self, message: HealthObserved) -> None:
@@ -217,6 +230,7 @@ class Registry(Actor):
         """Enter a node that has not joined yet."""
         if message.name == HUB or self._directory.by_name(message.name) is not None:
             raise Conflict(f"the name {message.name} is taken", hint="Choose another cluster name.")
+        self._check_room()
         approved_hosts = (message.host,) if message.host else ()
         Approval.of(approved_hosts)
         host = f"[{message.host}]" if ":" in message.host else message.host
@@ -255,6 +269,19 @@ class Registry(Actor):
         cluster = self._found(message.cluster_id)
         if cluster.record.standing is not Standing.INACTIVE:
             await self._stand(replace(cluster, record=replace(cluster.record, standing=Standing.INACTIVE)))
+
+    @handle
+    async def forget(self, message: Forget) -> None:
+        """Remove a node that takes no part."""
+        cluster = self._found(message.cluster_id)
+        if cluster.record.is_active:
+            raise Conflict(f"{cluster.record.name} takes part", hint="Deactivate it first.")
+        self._keeper.forget(message.cluster_id)
+        await self._store.forget(message.cluster_id)
+        self._book.forget(message.cluster_id)
+        self._claims.update(cluster, replace(cluster, versions=()), self._directory)
+        self._directory.remove(message.cluster_id)
+        log.warning("node forgotten", cluster=cluster.record.name, peer_id=cluster.record.peer_id)
 
     @handle
     async def revoke_key(self, message: RevokeKey) -> None:
@@ -299,6 +326,8 @@ class Registry(Actor):
         if {proved.peer_id, proved.previous_peer_id} & await self._store.revoked_peers():
             raise JoinRefused("this key was revoked by the hub's operator", hint="Give the node a new identity.key.")
         known = claimed(proved, self._directory)
+        if known is None:
+            self._check_room()
         if invitation is not None:
             check_invitation(invitation, proved, known, datetime.now(UTC))
             if invitation.used_by != proved.peer_id:
@@ -336,15 +365,12 @@ class Registry(Actor):
         self._publish(_unseen(cluster, record))
         log.info("standing changed", cluster=record.name, standing=record.standing)
 
-    async def _catalogue(self, cluster: Cluster, message: CatalogAnnouncement) -> None:
+    def _catalogue(self, cluster: Cluster, message: CatalogAnnouncement) -> None:
         announced = _announced(cluster, message)
         self._directory.publish([announced])
         self._claims.update(cluster, announced, self._directory)
         if message.revision != cluster.catalogue_revision:
-            try:
-                await self._store.save_catalogue(cluster.record.id, message)
-            except SynDBError as error:
-                log.warning("catalogue not kept", cluster=cluster.record.name, cause=error.message)
+            self._keeper.catalogue(cluster.record.id, message)
 
     async def _observe(self, observations: Iterable[HealthObserved]) -> None:
         """Publish what was seen of active nodes, and keep what has changed."""
@@ -362,32 +388,7 @@ class Registry(Actor):
                 HEALTH_CHANGES.labels(now.health.value).inc()
                 log.info("health changed", cluster=now.record.name, was=before.health, now=now.health, cause=now.cause)
                 transitions.append(Transition(now.record.id, seen.at, before.health, now.health, now.cause))
-        try:
-            for record in records.values():
-                await self._keep(record.name, partial(self._store.save, record))
-            await self._keep_transitions(transitions)
-        except Unavailable as error:
-            log.warning("changes of nodes not kept", cause=error.message)
-
-    async def _keep_transitions(self, transitions: Sequence[Transition]) -> None:
-        """Keep them in one write; if that fails, each alone, so that one that is refused costs no other."""
-        if not transitions:
-            return
-        try:
-            await self._store.record_transitions(transitions)
-        except Unavailable:
-            raise
-        except SynDBError:
-            for each in transitions:
-                await self._keep(str(each.cluster_id), partial(self._store.record_transitions, [each]))
-
-    async def _keep(self, cluster: str, write: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await write()
-        except Unavailable:
-            raise
-        except SynDBError as error:
-            log.warning("change of a node not kept", cluster=cluster, cause=error.message)
+        await self._keeper.changes(records.values(), transitions)
 
     def _publish(self, cluster: Cluster, *, look_up: bool = True) -> None:
         """Publish a node whose place may have changed; names it announces are looked up beside the handlers."""
@@ -409,6 +410,14 @@ class Registry(Actor):
         # A full mailbox means that the monitor is looking after nodes as fast as it can.
         with suppress(MailboxFull):
             self.context.find("health_monitor").tell(Watch(cluster_id))
+
+    def _check_room(self) -> None:
+        if len(self._directory) >= self._max_nodes:
+            raise Conflict(
+                f"this hub has {len(self._directory)} nodes, as many as it takes",
+                hint="Its operator can forget those that are gone (`syndb federation clusters forget`), or raise "
+                "federation.max_nodes.",
+            )
 
     def _found(self, cluster_id: UUID) -> Cluster:
         cluster = self._directory.get(cluster_id)

@@ -44,6 +44,13 @@ class Deactivate:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """Remove a node that takes no part, with all that is kept of it. Its name is free then; a revoked key stays so."""
+
+    cluster_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class RevokeKey:
     """Believe the PeerId of this node never again; the name, and what it owns, wait for an approved one."""
 

@@ -87,6 +87,9 @@ class _Store:
     async def save(self, record: ClusterRecord) -> None:
         pass
 
+    async def forget(self, cluster_id: UUID) -> None:
+        pass
+
     async def revoke(self, record: ClusterRecord, peer_id: str, cause: str) -> None:
         pass
 

@@ -29,7 +29,7 @@ from syndb_common.errors import ConfigError, Conflict, NotFound, Unavailable
 from syndb_common.settings import sync_folder
 from syndb_hub.store.clusters import Clusters
 from syndb_hub.store.database import Store
-from syndb_hub.store.schema import hub_state
+from syndb_hub.store.schema import TOLD, hub_state
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +37,6 @@ NOTE_SECONDS = 1.0
 """Between two looks at who has been told the next key."""
 NEXT_KEY_PROTOCOL = 2
 """Nodes of an earlier protocol do not understand the announcement."""
-_TOLD = "told "
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ class Announcement:
 
     async def note(self, cluster_ids: Sequence[UUID], next_peer_id: str) -> None:
         """These nodes have been told."""
-        rows = [{"name": f"{_TOLD}{each}", "value": next_peer_id} for each in cluster_ids]
+        rows = [{"name": f"{TOLD}{each}", "value": next_peer_id} for each in cluster_ids]
 
         def work(connection: sa.Connection) -> None:
             connection.execute(sa.delete(hub_state).where(hub_state.c.name.in_([row["name"] for row in rows])))
@@ -110,9 +109,9 @@ class Announcement:
 
     async def told(self, next_peer_id: str) -> frozenset[UUID]:
         """All that have been told of this one."""
-        found = sa.select(hub_state.c.name).where(hub_state.c.name.startswith(_TOLD), hub_state.c.value == next_peer_id)
+        found = sa.select(hub_state.c.name).where(hub_state.c.name.startswith(TOLD), hub_state.c.value == next_peer_id)
         names = await self._store.read(lambda connection: connection.execute(found).scalars().all())
-        return frozenset(UUID(name.removeprefix(_TOLD)) for name in names)
+        return frozenset(UUID(name.removeprefix(TOLD)) for name in names)
 
     async def missing(self, next_peer_id: str) -> list[str]:
         """The names of the active nodes that have not been told."""

@@ -41,6 +41,12 @@ class FederationSettings(Settings):
         SecretStr(""), description="still accepted while nodes change to a new password; `syndb-hub password rotate`"
     )
     require_approval: bool = Field(False, description="new nodes wait until the operator approves them")
+    max_nodes: int = Field(
+        1000,
+        ge=1,
+        le=100_000,
+        description="names of nodes the hub keeps, whatever their standing: who has the password cannot fill it up",
+    )
     approved_networks: tuple[Network, ...] = Field(
         (),
         description="addresses (CIDR) at which any node may be dialled, besides the one its connection came from",

@@ -319,6 +319,7 @@ class _Parts:
             observed_hosts=self._host.observed_hosts,
             ping_seconds=federation.ping_interval_seconds,
             next_hub_peer_id=self._present.next_peer_id,
+            max_nodes=federation.max_nodes,
         )
 
     def _health_monitor(self) -> HealthMonitor:

@@ -127,6 +127,26 @@ def deactivate(
 
 
 @app.command()
+def forget(
+    context: typer.Context,
+    node: Node,
+    yes: Yes = False,
+    server_url: ServerUrl = None,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a node that takes no part, with its history. Its name is free then; a revoked key stays revoked."""
+    _confirm(yes, f"Forget {node}, with all that the hub knows of it?")
+    with errors_as_lines(as_json=_json(context, as_json)):
+        hub = _hub(context, server_url, token_file)
+        forgotten = hub.post(f"{cluster_path(hub, node)}/forget", {})
+        if _json(context, as_json):
+            show_json(forgotten)
+        else:
+            note(f"{node} is forgotten")
+
+
+@app.command()
 def revoke_key(
     context: typer.Context,
     node: Node,

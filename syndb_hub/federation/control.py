@@ -10,7 +10,7 @@ import trio
 
 from actors.directory import Cluster, Directory
 from actors.health import HealthObserved, Verify
-from actors.registry_messages import Activate, ApproveHosts, Deactivate, Enter, RevokeKey
+from actors.registry_messages import Activate, ApproveHosts, Deactivate, Enter, Forget, RevokeKey
 from actors.runtime import ActorRef
 from actors.schema_sync import APPLY_SECONDS, SyncCluster
 from syndb_common.errors import Conflict, NotFound, SynDBError
@@ -124,6 +124,10 @@ class TreeControl:
     async def deactivate(self, cluster_id: UUID) -> None:
         """See the protocol."""
         await ask(self._registry, Deactivate(cluster_id))
+
+    async def forget(self, cluster_id: UUID) -> None:
+        """See the protocol."""
+        await ask(self._registry, Forget(cluster_id))
 
     async def revoke_key(self, cluster_id: UUID, cause: str) -> None:
         """See the protocol."""

@@ -305,6 +305,14 @@ class FederationControl(Protocol):
         """Exclude a node until further notice; its record stays."""
         ...
 
+    async def forget(self, cluster_id: UUID) -> None:
+        """Remove a node that takes no part, with its history; its name is free then.
+
+        Raises:
+            Conflict: it takes part.
+        """
+        ...
+
     async def revoke_key(self, cluster_id: UUID, cause: str) -> None:
         """Believe the node's present key never again. The name waits for another key, which the operator has to approve
         unless it comes by an invitation for this name: ``waiting`` either way until then."""

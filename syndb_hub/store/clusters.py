@@ -17,7 +17,7 @@ from actors.directory import ClusterRecord, Standing
 from syndb_common.errors import Conflict
 from syndb_common.messages import CatalogAnnouncement, Endpoints
 from syndb_hub.store.database import Store
-from syndb_hub.store.schema import catalogues, clusters, health_transitions, revoked_peers
+from syndb_hub.store.schema import TOLD, catalogues, clusters, health_transitions, hub_state, revoked_peers
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +59,17 @@ class Clusters:
                 f"the name {record.name} or the identity of that node belongs to another node",
                 hint="Restore the node's key, or choose another cluster name.",
             ) from None
+
+    async def forget(self, cluster_id: UUID) -> None:
+        """Remove a record and all that is kept of its node; its revoked keys stay revoked."""
+
+        def work(connection: sa.Connection) -> None:
+            for table in (health_transitions, catalogues):
+                connection.execute(sa.delete(table).where(table.c.cluster_id == cluster_id))
+            connection.execute(sa.delete(hub_state).where(hub_state.c.name == f"{TOLD}{cluster_id}"))
+            connection.execute(sa.delete(clusters).where(clusters.c.id == cluster_id))
+
+        await self._store.write(work)
 
     async def revoke(self, record: ClusterRecord, peer_id: str, cause: str) -> None:
         """Believe ``peer_id`` never again, and keep ``record``, which has it no more: both or neither."""

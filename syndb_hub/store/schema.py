@@ -150,3 +150,6 @@ hub_state = sa.Table(
     sa.Column("value", sa.Text, nullable=False),
 )
 """Single values by name."""
+
+TOLD = "told "
+"""Begins the name of the value that says which next key of the hub a node was told; the node's id follows."""

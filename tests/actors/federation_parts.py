@@ -88,6 +88,10 @@ class MemoryStore:
     async def save(self, record: ClusterRecord) -> None:
         self.records[record.id] = record
 
+    async def forget(self, cluster_id: UUID) -> None:
+        del self.records[cluster_id]
+        self.catalogues.pop(cluster_id, None)
+
     async def revoke(self, record: ClusterRecord, peer_id: str, cause: str) -> None:
         self.records[record.id] = record
         self.revoked.add(peer_id)

@@ -10,7 +10,7 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from actors import joins
+from actors import joins, registry_store
 from actors.directory import Health
 from actors.health import HealthObserved, Watch
 from actors.joins import FAILED_PROOFS, JOIN_SECONDS, PENDING_JOINS
@@ -255,7 +255,10 @@ async def test_a_hub_that_restarts_knows_its_nodes_and_what_they_were(start_hub:
     assert (await Attempt().join(after)).cluster_id == kept.cluster_id
 
 
-async def test_a_hub_that_restarts_knows_what_its_nodes_held(start_hub: StartHub) -> None:
+async def test_a_hub_that_restarts_knows_what_its_nodes_held(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_store, "CATALOGUE_SECONDS", 0.0)
     before = await start_hub()
     worm = await Attempt().join(before)
     fly = await Attempt(name="fly-lab", peer_id="12D3Fly").join(before)
@@ -263,6 +266,9 @@ async def test_a_hub_that_restarts_knows_what_its_nodes_held(start_hub: StartHub
     for revision in (1, 2):
         held = tuple(published("worm", version) for version in range(1, revision + 1))
         await before.ask(CatalogAnnouncement(revision=revision, versions=held, sharing={dataset: "rows"}))
+    with trio.fail_after(5):
+        while [each.revision for each in (await Clusters(before.store).load_catalogues()).values()] != [2]:  # noqa: ASYNC110
+            await trio.sleep(0.01)
     after = (await start_hub()).directory.clusters
     assert [each.version for each in after[worm.cluster_id].versions] == [1, 2]
     assert (after[worm.cluster_id].catalogue_revision, after[worm.cluster_id].sharing) == (2, {dataset: "rows"})

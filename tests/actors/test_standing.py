@@ -21,6 +21,7 @@ from actors.registry_messages import (
     CatalogueRead,
     Deactivate,
     Enter,
+    Forget,
     RegisterSigned,
     RevokeKey,
 )
@@ -267,6 +268,67 @@ async def test_what_is_done_to_a_node_that_does_not_exist_is_said(hub: Hub, kind
     for message in (kind(uuid4()), RevokeKey(uuid4(), ""), ApproveHosts(uuid4(), ())):
         with pytest.raises(NotFound):
             await hub.do(message)
+
+
+# Forgotten
+
+
+async def test_what_is_forgotten_is_gone_after_a_restart_too_and_its_name_is_free(start_hub: StartHub) -> None:
+    hub = await start_hub()
+    joined = await Attempt().join(hub)
+    await hub.ask(CatalogAnnouncement(revision=5, versions=(published("worm"),)))
+    await hub.do(HealthObserved(joined.cluster_id, Health.HEALTHY, "", 0, 0.01))
+    with pytest.raises(Conflict, match="takes part"):
+        await hub.do(Forget(joined.cluster_id))
+    await hub.do(Deactivate(joined.cluster_id))
+    await hub.do(Forget(joined.cluster_id))
+    with pytest.raises(NotFound):
+        await hub.do(Forget(joined.cluster_id))
+    assert await Clusters(hub.store).transitions(joined.cluster_id) == []
+    assert await Clusters(hub.store).load_catalogues() == {}
+    for each in (hub, await start_hub()):
+        assert (each.directory.clusters, each.directory.by_name("worm-lab"), each.directory.by_peer("12D3Worm")) == (
+            {},
+            None,
+            None,
+        )
+    again = await Attempt(peer_id="12D3New").join(hub)
+    assert again.cluster_id != joined.cluster_id
+    assert hub.node().versions == ()
+
+
+async def test_a_forgotten_nodes_claims_count_no_more(hub: Hub) -> None:
+    first = await Attempt().join(hub)
+    await Attempt(name="fly-lab", peer_id="12D3Fly").join(hub)
+    await hub.ask(CatalogAnnouncement(revision=1, versions=(published("worm", content="a"),)))
+    await hub.do(Deactivate(first.cluster_id))
+    await hub.do(Forget(first.cluster_id))
+    with capture_logs() as logged:
+        await hub.ask(CatalogAnnouncement(revision=1, versions=(published("worm", content="b"),)), sender="12D3Fly")
+    assert not [each for each in logged if "another node owns" in each["event"]]
+
+
+async def test_a_revoked_key_stays_revoked_when_its_node_is_forgotten(hub: Hub) -> None:
+    joined = await Attempt().join(hub)
+    await hub.do(RevokeKey(joined.cluster_id, "stolen"))
+    await hub.do(Forget(joined.cluster_id))
+    with pytest.raises(JoinRefused, match="revoked"):
+        await Attempt().join(hub)
+
+
+@pytest.mark.parametrize("require_approval", [True, False])
+async def test_names_are_bounded_whatever_their_standing(start_hub: StartHub, require_approval: bool) -> None:
+    hub = await start_hub(require_approval=require_approval, max_nodes=2)
+    entered = await hub.do(Enter("entered-lab"))
+    await Attempt().join(hub)
+    with pytest.raises(Conflict, match="as many as it takes") as full:
+        await Attempt(name="fly-lab", peer_id="12D3Fly").join(hub)
+    assert "forget" in full.value.hint
+    with pytest.raises(Conflict, match="as many as it takes"):
+        await hub.do(Enter("fly-lab"))
+    await Attempt().join(hub)
+    await hub.do(Forget(entered))
+    await Attempt(name="fly-lab", peer_id="12D3Fly").join(hub)
 
 
 # Where it is dialled

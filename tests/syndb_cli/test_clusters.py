@@ -55,6 +55,14 @@ def test_a_key_is_revoked_for_good(hub: SmallHub) -> None:
     assert again.exit_code == 6
 
 
+def test_a_node_that_takes_no_part_is_forgotten(hub: SmallHub) -> None:
+    federation("clusters", "approve", "worm-lab")
+    assert federation("clusters", "forget", "worm-lab", "--yes").exit_code == 6
+    federation("clusters", "deactivate", "worm-lab", "--yes")
+    assert "is forgotten" in federation("clusters", "forget", "worm-lab", "--yes").stderr
+    assert json.loads(federation("clusters", "--json").stdout) == []
+
+
 def test_hosts_are_approved_and_wrong_ones_refused(hub: SmallHub) -> None:
     done = federation("clusters", "approve-hosts", "worm-lab", "10.1.0.0/16", "node.example.org")
     assert done.exit_code == 0, done.output

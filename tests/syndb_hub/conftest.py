@@ -317,6 +317,9 @@ class Control:
     async def deactivate(self, cluster_id: UUID) -> None:
         self._did("deactivate", cluster_id)
 
+    async def forget(self, cluster_id: UUID) -> None:
+        self._did("forget", cluster_id)
+
     async def revoke_key(self, cluster_id: UUID, cause: str) -> None:
         self._did("revoke", cluster_id, cause)
 

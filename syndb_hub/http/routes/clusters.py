@@ -60,6 +60,12 @@ class Deactivated(BaseModel):
     is_active: Literal[False] = False
 
 
+class Forgotten(BaseModel):
+    """Nothing is kept of the node any more."""
+
+    id: UUID
+
+
 @operations.get("/v1/federation/clusters", right=Right.FEDERATION)
 async def list_clusters(call: Call) -> Clusters:
     """All nodes with their health and data sets."""
@@ -90,6 +96,13 @@ async def activate_cluster(call: Call, path: ClusterPath) -> ClusterView:
     """Approve a node that waits, or let a deactivated one take part again."""
     await call.services.control.activate(path.cluster_id)
     return call.services.federation.cluster(path.cluster_id)
+
+
+@operations.post("/v1/federation/clusters/{cluster_id}/forget", right=Right.ADMIN)
+async def forget_cluster(call: Call, path: ClusterPath) -> Forgotten:
+    """Remove a node that takes no part, with its history and catalogue; its name is free then."""
+    await call.services.control.forget(path.cluster_id)
+    return Forgotten(id=path.cluster_id)
 
 
 @operations.post("/v1/federation/clusters/{cluster_id}/revoke-key", right=Right.ADMIN)

@@ -55,6 +55,7 @@ async def test_a_node_is_entered_as_the_documents_describe(hub):
     [
         ("POST", "activate", None, ("activate", WORM)),
         ("DELETE", "", None, ("deactivate", WORM)),
+        ("POST", "forget", None, ("forget", WORM)),
         ("POST", "revoke-key", {"cause": "stolen"}, ("revoke", WORM, "stolen")),
         (
             "PUT",

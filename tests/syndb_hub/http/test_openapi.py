@@ -22,6 +22,7 @@ ROUTES = {
     ("get", "/v1/federation/clusters/{cluster_id}"),
     ("delete", "/v1/federation/clusters/{cluster_id}"),
     ("post", "/v1/federation/clusters/{cluster_id}/activate"),
+    ("post", "/v1/federation/clusters/{cluster_id}/forget"),
     ("post", "/v1/federation/clusters/{cluster_id}/revoke-key"),
     ("put", "/v1/federation/clusters/{cluster_id}/approved-hosts"),
     ("get", "/v1/federation/clusters/{cluster_id}/health"),
