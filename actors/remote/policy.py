@@ -64,6 +64,13 @@ RPC_POLICY: dict[type[Message], Trust] = {
 }
 
 
+MEMBER_RATE = 2.0
+"""Messages a second, of each type, that a member may send in the long run. An honest node announces its catalogue when
+it looks again and finds it changed, and leaves once."""
+MEMBER_BURST = 60.0
+"""Messages of one type at once: a node that restarts over and over, or many uploads in a row, stay far below."""
+
+
 class RateLimit:
     """Token buckets, one per key and one over all keys, since new keys cost an attacker nothing.
 
@@ -84,7 +91,8 @@ class RateLimit:
         keys: int = 4096,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._rate, self._burst, self._overall, self._keys, self._clock = rate, burst, overall, keys, clock
+        self.clock = clock
+        self._rate, self._burst, self._overall, self._keys = rate, burst, overall, keys
         self._all = (burst * overall, clock())
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -93,7 +101,7 @@ class RateLimit:
 
         One who is no stranger has a bucket of its own only: nobody else's requests hold it up.
         """
-        now = self._clock()
+        now = self.clock()
         own_level, own_time = self._buckets.get(key, (self._burst, now))
         all_level, all_time = self._all
         own_level = min(self._burst, own_level + (now - own_time) * self._rate)
@@ -114,7 +122,8 @@ class Policy:
     Args:
         trust_of: what the daemon knows about a PeerId at this moment.
         table: trust each message needs.
-        limit: rate of messages that need no trust, and of those that are refused.
+        limit: rate of messages that need no trust, and of those that are refused. Members have another one, per
+            member and type of message; the hub has none.
     """
 
     def __init__(
@@ -127,13 +136,15 @@ class Policy:
         self._trust_of = trust_of
         self._table = RPC_POLICY if table is None else table
         self._limit = limit or RateLimit()
+        self._members = RateLimit(rate=MEMBER_RATE, burst=MEMBER_BURST, keys=16_384, clock=self._limit.clock)
 
     def admit(self, kind: type[Message], peer_id: str) -> None:
         """Return if the peer may send this message now.
 
         Raises:
             Forbidden: the message needs a trust this peer does not have, or has no entry in the table.
-            TooManyRequests: it needs none or is refused, and this peer or all together sent too many.
+            TooManyRequests: it needs none or is refused, and this peer or all together sent too many; or a member sent
+                too many of this type.
         """
         needed = self._table.get(kind)
         if needed is Trust.ANYONE:
@@ -145,6 +156,8 @@ class Policy:
                 hint="a node has to join first and be active; a hub has to be the one the node pinned",
             )
             raise self.refusal(peer_id, refused)
+        elif needed is Trust.MEMBER and not self._members.admit(f"{peer_id} {kind.__name__}", stranger=False):
+            raise _too_many()
 
     def refusal(self, peer_id: str, error: SynDBError) -> SynDBError:
         """What a peer is told whose request is refused: the error, or that it sends too many of them."""

@@ -4,7 +4,15 @@ import pytest
 
 from actors.remote.policy import RPC_POLICY, Policy, RateLimit, Trust
 from syndb_common.errors import Forbidden, InvalidRequest, TooManyRequests
-from syndb_common.messages import MESSAGES, CatalogAnnouncement, HealthPing, JoinRequest, Message, RegisterCluster
+from syndb_common.messages import (
+    MESSAGES,
+    CatalogAnnouncement,
+    HealthPing,
+    JoinRequest,
+    LeaveFederation,
+    Message,
+    RegisterCluster,
+)
 
 
 def test_every_message_has_its_trust():
@@ -108,3 +116,25 @@ def test_what_is_remembered_of_peers_is_bounded():
     for number in range(100):
         limit.admit(f"peer {number}")
     assert len(limit._buckets) == 10
+
+
+def test_a_member_is_limited_for_each_message_alone_and_recovers():
+    clock = Clock()
+    policy = Policy(lambda peer: Trust.MEMBER, limit=RateLimit(clock=clock))
+    admitted = 0
+    with contextlib.suppress(TooManyRequests):
+        while admitted < 10_000:
+            policy.admit(CatalogAnnouncement, "node")
+            admitted += 1
+    assert admitted == 60
+    policy.admit(LeaveFederation, "node")
+    policy.admit(CatalogAnnouncement, "another node")
+    clock.now += 1
+    policy.admit(CatalogAnnouncement, "node")
+
+
+def test_the_hub_is_not_limited():
+    clock = Clock()
+    policy = Policy(lambda peer: Trust.HUB, limit=RateLimit(clock=clock))
+    for _ in range(1000):
+        policy.admit(HealthPing, "hub")
