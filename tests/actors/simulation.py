@@ -40,7 +40,8 @@ from actors.remote.policy import Policy, RateLimit, Trust
 from actors.remote.proof import derive_key
 from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
 from actors.runtime import ActorError, ActorRef, ChildSpec, Intensity, Supervisor, Tree, run_tree
-from actors.runtime.testing import Faults
+from actors.runtime.events import ActorCrashed
+from actors.runtime.testing import Faults, InjectedCrash
 from actors.schema_sync import SchemaKeeper, SchemaPublisher
 from syndb_common.engine.interface import Answer, Limits, Scan
 from syndb_common.errors import SynDBError, UnknownName
@@ -167,8 +168,16 @@ class Process:
         with self.scope:
             async with trio.open_nursery() as nursery:
                 self.tree = await nursery.start(run_tree, supervisor)
+                nursery.start_soon(self._notice_crashes)
                 task_status.started()
                 await trio.sleep_forever()
+
+    async def _notice_crashes(self) -> None:
+        """A part that crashes by itself is a fault, however soon it is back."""
+        with self.tree.events.subscribe() as events:
+            async for event in events:
+                if isinstance(event, ActorCrashed) and not isinstance(event.error, InjectedCrash):
+                    raise event.error
 
     def kill(self) -> None:
         """As SIGKILL does: nobody is told."""
