@@ -1,10 +1,9 @@
 """Joining over HTTP, where libp2p does not get through: the same challenge in two requests.
 
-No connection proves a PeerId here, so that both sides sign the transcript with their keys besides proving the secret,
-the hub its challenge too: before that the node proves nothing, since passwords could be tried against a proof. Who
-reads along could try them as well, so that an address beyond this machine has to be HTTPS. What is not signed, of all
-things the hub's next key, is not believed. Numbers, texts and lists travel as JSON, bytes
-as base64.
+No connection proves a PeerId here, so that both sides sign the transcript and what they send with their keys besides
+proving the secret, the hub its challenge too: before that the node proves nothing, since passwords could be tried
+against a proof. Who reads along could try them as well, so that an address beyond this machine has to be HTTPS.
+Numbers, texts and lists travel as JSON, bytes as base64.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from actors.joining import Application, Attempt
 from actors.remote.identity import is_signed_by
-from actors.remote.proof import http_statement
+from actors.remote.proof import body_digest, http_statement, json_text
 from syndb_common.errors import ConfigError, DeadlineExceeded, ErrorBody, JoinRefused, PeerUnavailable, SynDBError
 from syndb_common.messages import JoinChallenge, Registered
 from syndb_common.proxies import named_proxies
@@ -58,7 +57,7 @@ async def join_over_http(url: str, hub_peer_id: str, key: bytes, application: Ap
         application: what the node says.
 
     Returns:
-        The acceptance, without a next key of the hub.
+        The acceptance, all of it signed by the hub.
 
     Raises:
         ConfigError: the address is plain HTTP and leads beyond this machine, or the proxy named for it cannot be used.
@@ -85,18 +84,17 @@ async def join_over_http(url: str, hub_peer_id: str, key: bytes, application: Ap
     async with client:
         place = url.rstrip("/") + PATH
         first = {"peer_id": identity.peer_id, **attempt.request().model_dump()}
-        challenge = await _post(client, place, first, _Challenge)
-        if not is_signed_by(
-            hub_peer_id, challenge.signature, http_statement(b"challenge", attempt.challenged(challenge))
-        ):
+        challenge, digest = await _post(client, place, first, _Challenge)
+        promised = http_statement(b"challenge", attempt.challenged(challenge), digest)
+        if not is_signed_by(hub_peer_id, challenge.signature, promised):
             raise impostor
         second = {"peer_id": identity.peer_id, **attempt.registration(challenge).model_dump(exclude_none=True)}
-        second["signature"] = identity.sign(http_statement(b"node", attempt.transcript))
-        registered = await _post(client, place, second, _Registered)
-    if not is_signed_by(hub_peer_id, registered.signature, http_statement(b"hub", attempt.transcript)):
+        second["signature"] = identity.sign(http_statement(b"node", attempt.transcript, body_digest(second)))
+        registered, digest = await _post(client, place, second, _Registered)
+    if not is_signed_by(hub_peer_id, registered.signature, http_statement(b"hub", attempt.transcript, digest)):
         raise impostor
     attempt.check(registered)
-    return registered.model_copy(update={"next_hub_peer_id": ""})
+    return registered
 
 
 def _is_private(url: str) -> bool:
@@ -114,13 +112,14 @@ def _is_private(url: str) -> bool:
         return False
 
 
-async def _post(client: httpx.AsyncClient, url: str, body: dict[str, Any], kind: type[T]) -> T:
-    """One request; its answer as ``kind``."""
+async def _post(client: httpx.AsyncClient, url: str, body: dict[str, Any], kind: type[T]) -> tuple[T, bytes]:
+    """One request; its answer as ``kind``, and the digest that the answer's signature covers."""
     try:
         with trio.fail_after(STEP_SECONDS):
             # A compressed answer could be small on the way and without end here.
             headers = {"content-type": "application/json", "accept-encoding": "identity"}
-            async with client.stream("POST", url, content=json.dumps(body, default=_text), headers=headers) as response:
+            content = json.dumps(body, default=json_text)
+            async with client.stream("POST", url, content=content, headers=headers) as response:
                 answer = await _bounded(response)
     except (trio.TooSlowError, httpx.TimeoutException):
         raise DeadlineExceeded(f"{url} did not answer within {STEP_SECONDS:g} s") from None
@@ -131,8 +130,9 @@ async def _post(client: httpx.AsyncClient, url: str, body: dict[str, Any], kind:
     try:
         if response.status_code != 200:
             raise SynDBError.from_body(ErrorBody.model_validate_json(answer))
-        return kind.model_validate_json(answer)
-    except (ValidationError, ValueError):
+        value = json.loads(answer)
+        return kind.model_validate(value), body_digest(value)
+    except (ValidationError, ValueError, RecursionError):
         raise PeerUnavailable(
             f"{url} answered {response.status_code} and not as a hub does", hint="Check federation.hub_url."
         ) from None
@@ -150,8 +150,3 @@ async def _bounded(response: httpx.Response) -> bytes:
         if len(parts) > MAX_ANSWER_BYTES:
             raise PeerUnavailable(f"{response.url} answers without end, and not as a hub does")
     return bytes(parts)
-
-
-def _text(value: object) -> str:
-    """What JSON has no word for."""
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)

@@ -134,6 +134,7 @@ class HubLink:
             hub_peer_id = successor
             registered = await join_over_http(url, hub_peer_id, await self._secret.key(hub_peer_id), application)
         await self._accepted_by(hub_peer_id)
+        await self.pins.announced(hub_peer_id, registered.next_hub_peer_id)
         return Joined(registered, hub_peer_id)
 
     def _application(self, schema_version: int) -> Application:

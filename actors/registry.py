@@ -185,8 +185,10 @@ class Registry(Actor):
         registration = message.registration
         join, transcript = self._joins.take(self._sender(), registration.join_id)
         self._book.refresh()
-        if not is_signed_by(join.peer_id, message.signature, http_statement(b"node", transcript)):
-            raise JoinRefused("the node's signature is wrong", hint="Sign the transcript with the key of the PeerId.")
+        if not is_signed_by(join.peer_id, message.signature, http_statement(b"node", transcript, message.digest)):
+            raise JoinRefused(
+                "the node's signature is wrong", hint="Sign transcript and body with the key of the PeerId."
+            )
         # Through a proxy on this machine everybody seems to be local, so that says nothing here.
         observed = () if not message.client or self._book.is_own(message.client) else (message.client,)
         return SignedAcceptance(await self._admit(join, transcript, registration, observed), transcript)

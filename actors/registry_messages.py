@@ -82,11 +82,13 @@ class RegisterSigned:
     ``node``, before anything else.
 
     Attributes:
+        digest: of the request's body (:func:`actors.remote.proof.body_digest`), from which ``registration`` was read.
         client: IP address the request came from; empty when it is not known.
     """
 
     registration: RegisterCluster
     signature: bytes = field(repr=False)
+    digest: bytes
     client: str = ""
 
 

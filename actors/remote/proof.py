@@ -16,9 +16,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 import re
 import secrets
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import trio
@@ -37,7 +39,7 @@ _LABEL = b"syndb federation proof 1"
 _SALT_LABEL = b"syndb federation salt 1"
 _KEY_ID_LABEL = b"syndb federation key id 1"
 _SUCCESSION_LABEL = b"syndb node succession 1"
-_HTTP_LABEL = b"syndb registration over http 1"
+_HTTP_LABEL = b"syndb registration over http 2"
 _STRETCHING = trio.CapacityLimiter(1)
 
 
@@ -108,16 +110,35 @@ def succession_statement(transcript: Transcript) -> bytes:
     return _framed(_SUCCESSION_LABEL, b"node", transcript)
 
 
-def http_statement(role: bytes, transcript: Transcript) -> bytes:
+def http_statement(role: bytes, transcript: Transcript, digest: bytes) -> bytes:
     """What node and hub sign with their keys when the node joins over HTTP.
 
-    There no connection proves the PeerIds of the transcript, so the keys themselves have to.
+    There no connection proves the PeerIds of the transcript, nor who sent what, so the keys themselves have to.
 
     Args:
         role: ``b"challenge"`` for the hub's challenge, ``b"node"`` for the registration, ``b"hub"`` for the acceptance.
         transcript: what they are about.
+        digest: :func:`body_digest` of the body that carries the signature.
     """
-    return _framed(_HTTP_LABEL, role, transcript)
+    return _framed(_HTTP_LABEL, role, transcript, digest)
+
+
+def body_digest(body: Mapping[str, object]) -> bytes:
+    """SHA-256 over a JSON object without its ``signature``, as compact ASCII JSON with sorted keys.
+
+    What a newer peer says and this one does not know counts too.
+
+    Raises:
+        ValueError: it holds what JSON cannot express, for instance an infinite number.
+    """
+    signed = {name: value for name, value in body.items() if name != "signature"}
+    text = json.dumps(signed, sort_keys=True, separators=(",", ":"), allow_nan=False, default=json_text)
+    return hashlib.sha256(text.encode()).digest()
+
+
+def json_text(value: object) -> str:
+    """What JSON has no word for, as text: bytes as base64."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 def verify(presented: bytes, expected: bytes) -> bool:
@@ -129,7 +150,7 @@ def _proof(key: bytes, role: bytes, transcript: Transcript) -> bytes:
     return hmac.digest(key, _framed(_LABEL, role, transcript), "sha256")
 
 
-def _framed(label: bytes, role: bytes, transcript: Transcript) -> bytes:
+def _framed(label: bytes, role: bytes, transcript: Transcript, *more: bytes) -> bytes:
     """All that is proved or signed, each part with its length in front."""
     parts = (
         label,
@@ -139,6 +160,7 @@ def _framed(label: bytes, role: bytes, transcript: Transcript) -> bytes:
         transcript.node_peer_id.encode(),
         transcript.hub_peer_id.encode(),
         transcript.cluster_name.encode(),
+        *more,
     )
     return b"".join(struct.pack(">I", len(part)) + part for part in parts)
 

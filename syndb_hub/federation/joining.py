@@ -1,8 +1,8 @@
 """Joining in two HTTP requests: the registry's challenge and proof, with signatures in place of a handshake.
 
-Over libp2p the connection proves both PeerIds. Here the node signs the transcript with its key, which the registry
-checks, so that knowing the password is not enough to speak for another node; and the hub signs it with its own, with
-the challenge already, so that a node proves the password to nobody else.
+Over libp2p the connection proves both PeerIds. Here the node signs the transcript and what it says with its key, which
+the registry checks, so that knowing the password is not enough to speak for another node, and nobody on the way can
+change a word; and the hub signs with its own, the challenge already, so that a node proves the password to nobody else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from actors.registry_messages import RegisterSigned, SignedAcceptance
 from actors.remote.identity import Identity
 from actors.remote.policy import RateLimit
-from actors.remote.proof import Transcript, http_statement
+from actors.remote.proof import Transcript, body_digest, http_statement
 from actors.runtime import ActorRef
 from syndb_common.errors import TooManyRequests
 from syndb_common.messages import JoinChallenge, JoinRequest, RegisterCluster, Registered
@@ -43,16 +43,18 @@ class HttpJoining:
             hub_peer_id=self._identity.peer_id,
             cluster_name=request.cluster_name,
         )
-        return challenge, self._identity.sign(http_statement(b"challenge", transcript))
+        digest = body_digest(challenge.model_dump())
+        return challenge, self._identity.sign(http_statement(b"challenge", transcript, digest))
 
     async def register(
-        self, peer_id: str, registration: RegisterCluster, signature: bytes, *, client: str
+        self, peer_id: str, registration: RegisterCluster, signature: bytes, digest: bytes, *, client: str
     ) -> tuple[Registered, bytes]:
         """See the protocol."""
         self._admit(client)
-        message = RegisterSigned(registration, signature, client)
+        message = RegisterSigned(registration, signature, digest, client)
         accepted: SignedAcceptance = await ask(self._registry, message, sender=peer_id)
-        return accepted.registered, self._identity.sign(http_statement(b"hub", accepted.transcript))
+        digest = body_digest(accepted.registered.model_dump())
+        return accepted.registered, self._identity.sign(http_statement(b"hub", accepted.transcript, digest))
 
     def _admit(self, client: str) -> None:
         if not self._limit.admit(rate_key(client)):

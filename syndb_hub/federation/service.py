@@ -355,9 +355,11 @@ class JoinOverHttp(Protocol):
         ...
 
     async def register(
-        self, peer_id: str, registration: RegisterCluster, signature: bytes, *, client: str
+        self, peer_id: str, registration: RegisterCluster, signature: bytes, digest: bytes, *, client: str
     ) -> tuple[Registered, bytes]:
-        """Second step, signed by the node's key; returns the acceptance and the hub's signature.
+        """Second step, signed by the node's key with ``digest``, that of the whole body.
+
+        Returns the acceptance and the hub's signature of all of it.
 
         Raises:
             JoinRefused: proof or signature is wrong, or the challenge is not.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -115,6 +116,12 @@ async def test_a_key_is_stretched_for_the_hub_that_is_joined_and_once() -> None:
     assert await secret.key(HUB.peer_id) == KEY
 
 
+def digest(body: dict[str, Any]) -> bytes:
+    """SHA-256 of a body without its signature: compact JSON with sorted keys, nothing but ASCII."""
+    unsigned = {name: value for name, value in body.items() if name != "signature"}
+    return hashlib.sha256(json.dumps(unsigned, sort_keys=True, separators=(",", ":")).encode()).digest()
+
+
 class HttpHub:
     """The hub's end of joining over HTTP, written from the protocol's description."""
 
@@ -126,34 +133,32 @@ class HttpHub:
         self.url = ""
         self.raw: bytes | None = None
         self.change: dict[str, Any] = {}
+        self.swap: dict[str, Any] = {}
 
     def answer(self, body: dict[str, Any]) -> tuple[int, Any]:
         if "join_id" not in body:
             self.nonce = base64.b64decode(body["node_nonce"])
             assert body["key_id"] == key_id(KEY)
             assert (body["peer_id"], body["cluster_name"], body["protocol_version"]) == (NODE.peer_id, "worm-lab", 2)
-            promise = self.challenger.sign(http_statement(self.promise, transcript(self.nonce)))
-            return 200, {
-                "join_id": str(CLUSTER),
-                "hub_nonce": base64.b64encode(b"h" * 32).decode(),
-                "signature": base64.b64encode(promise).decode(),
-                "more": 1,
-            }
+            challenge = {"join_id": str(CLUSTER), "hub_nonce": base64.b64encode(b"h" * 32).decode(), "more": 1}
+            promise = self.challenger.sign(http_statement(self.promise, transcript(self.nonce), digest(challenge)))
+            return 200, challenge | {"signature": base64.b64encode(promise).decode()}
         agreed = transcript(self.nonce)
         assert verify(base64.b64decode(body["node_proof"]), node_proof(KEY, agreed))
-        assert is_signed_by(NODE.peer_id, base64.b64decode(body["signature"]), http_statement(b"node", agreed))
+        statement = http_statement(b"node", agreed, digest(body))
+        assert is_signed_by(NODE.peer_id, base64.b64decode(body["signature"]), statement)
         assert body["endpoints"] == json.loads(ENDPOINTS.model_dump_json())
-        signature = self.identity.sign(http_statement(b"hub", agreed))
-        return 200, {
+        accepted: dict[str, Any] = {
             "cluster_id": str(CLUSTER),
             "hub_proof": base64.b64encode(hub_proof(self.key, agreed)).decode(),
             "schema_version": 3,
             "standing": "active",
             "ping_seconds": 2.0,
             "next_hub_peer_id": FORMER.peer_id,
-            "signature": base64.b64encode(signature).decode(),
-            **self.change,
+            "more": [1, 2.5, "\u00fc"],
         }
+        signature = self.identity.sign(http_statement(b"hub", agreed, digest(accepted | self.change)))
+        return 200, accepted | {"signature": base64.b64encode(signature).decode()} | self.change | self.swap
 
     async def serve(self, stream: trio.SocketStream) -> None:
         async with stream:
@@ -195,8 +200,26 @@ async def test_two_requests_join_over_http(hub: HttpHub) -> None:
     assert [path for path, _ in hub.asked] == ["/v1/federation/register"] * 2
 
 
-async def test_what_is_not_signed_is_not_believed_the_next_key_above_all(hub: HttpHub) -> None:
-    assert (await joined(hub)).next_hub_peer_id == ""
+async def test_the_hubs_next_key_is_signed_too(hub: HttpHub) -> None:
+    assert (await joined(hub)).next_hub_peer_id == FORMER.peer_id
+
+
+@pytest.mark.parametrize(
+    "swap",
+    [
+        {"next_hub_peer_id": NODE.peer_id},
+        {"next_hub_peer_id": ""},
+        {"standing": "waiting"},
+        {"ping_seconds": 2.5},
+        {"ping_seconds": None},
+        {"schema_version": 4},
+        {"more": 2},
+    ],
+)
+async def test_nobody_on_the_way_changes_a_word_of_the_acceptance(hub: HttpHub, swap: dict[str, Any]) -> None:
+    hub.swap = swap
+    with pytest.raises(JoinRefused, match="is not the hub"):
+        await joined(hub)
 
 
 async def test_whoever_has_the_password_and_not_the_hubs_key_is_refused(hub: HttpHub) -> None:

@@ -26,7 +26,7 @@ from actors.registry_messages import (
     RevokeKey,
 )
 from actors.remote.identity import Identity
-from actors.remote.proof import http_statement
+from actors.remote.proof import body_digest, http_statement
 from actors.runtime import ActorCrashed
 from actors.runtime.testing import next_event
 from syndb_common.errors import Conflict, InvalidRequest, JoinRefused, NotFound, TooManyRequests
@@ -414,13 +414,16 @@ async def test_a_registry_that_crashes_goes_on_dialling(hub: Hub) -> None:
 
 # Joining over HTTP
 
+DIGEST = body_digest({"institution": "Worms"})
+
 
 async def test_over_http_the_nodes_signature_stands_for_its_connection(hub: Hub) -> None:
     me = Identity.generate()
     node = Attempt(peer_id=me.peer_id, endpoints=at(SEEN))
     challenge = await node.challenge(hub)
     transcript = node.transcript(challenge)
-    signed = RegisterSigned(node.registration(challenge), me.sign(http_statement(b"node", transcript)), SEEN)
+    signature = me.sign(http_statement(b"node", transcript, DIGEST))
+    signed = RegisterSigned(node.registration(challenge), signature, DIGEST, SEEN)
     accepted = await hub.ask(signed, sender=me.peer_id)
     assert accepted.transcript == transcript
     assert (hub.node().record.peer_id, hub.node().record.observed_hosts) == (me.peer_id, (SEEN,))
@@ -430,11 +433,12 @@ async def test_over_http_the_nodes_signature_stands_for_its_connection(hub: Hub)
 async def test_over_http_nobody_joins_with_a_key_that_is_not_his(hub: Hub) -> None:
     me, thief = Identity.generate(), Identity.generate()
     node = Attempt(peer_id=me.peer_id)
-    for role, signer in ((b"node", thief), (b"hub", me)):
+    other = body_digest({"institution": "Flies"})
+    for role, signer, digest in ((b"node", thief, DIGEST), (b"hub", me, DIGEST), (b"node", me, other)):
         challenge = await node.challenge(hub)
-        signature = signer.sign(http_statement(role, node.transcript(challenge)))
+        signature = signer.sign(http_statement(role, node.transcript(challenge), digest))
         with pytest.raises(JoinRefused, match="signature"):
-            await hub.ask(RegisterSigned(node.registration(challenge), signature), sender=me.peer_id)
+            await hub.ask(RegisterSigned(node.registration(challenge), signature, DIGEST), sender=me.peer_id)
     assert hub.directory.clusters == {}
 
 
@@ -444,7 +448,7 @@ async def test_wrong_signatures_do_not_make_the_node_wait_in_whose_name_they_com
     for _ in range(10):
         challenge = await victim.challenge(hub)
         with pytest.raises(JoinRefused, match="signature"):
-            await hub.ask(RegisterSigned(victim.registration(challenge), b"s" * 64), sender=me.peer_id)
+            await hub.ask(RegisterSigned(victim.registration(challenge), b"s" * 64, DIGEST), sender=me.peer_id)
     await victim.join(hub)
 
 
@@ -453,8 +457,8 @@ async def test_over_http_nobody_is_taken_for_local_since_a_proxy_would_be(hub: H
     me = Identity.generate()
     node = Attempt(peer_id=me.peer_id)
     challenge = await node.challenge(hub)
-    signature = me.sign(http_statement(b"node", node.transcript(challenge)))
-    await hub.ask(RegisterSigned(node.registration(challenge), signature, client), sender=me.peer_id)
+    signature = me.sign(http_statement(b"node", node.transcript(challenge), DIGEST))
+    await hub.ask(RegisterSigned(node.registration(challenge), signature, DIGEST, client), sender=me.peer_id)
     assert (hub.node().record.observed_hosts, hub.node().dial) == ((), NOWHERE)
 
 

@@ -13,7 +13,7 @@ import pytest
 from actors.joining import Application, Attempt, Membership, join
 from actors.remote.host import open_host
 from actors.remote.identity import Identity
-from actors.remote.proof import derive_key, http_statement
+from actors.remote.proof import body_digest, derive_key, http_statement
 from actors.remote.rpc import RemoteRef, RpcClient
 from demo.local import LocalFederation, local_federation
 from syndb_common.errors import Conflict, Forbidden, JoinRefused
@@ -79,7 +79,8 @@ async def registration(
     answer = post(federation, first).json()
     challenge = JoinChallenge(join_id=answer["join_id"], hub_nonce=base64.b64decode(answer["hub_nonce"]))
     body = {"peer_id": claimed, **attempt.registration(challenge).model_dump(exclude_none=True)}
-    second = as_json({**body, "signature": identity.sign(http_statement(b"node", attempt.transcript))})
+    signature = identity.sign(http_statement(b"node", attempt.transcript, body_digest(body)))
+    second = as_json({**body, "signature": signature})
     return first, second, post(federation, second)
 
 

@@ -8,12 +8,25 @@ from __future__ import annotations
 
 import base64
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainSerializer, PlainValidator, RootModel, Tag
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    ModelWrapValidatorHandler,
+    PlainSerializer,
+    PlainValidator,
+    PrivateAttr,
+    RootModel,
+    Tag,
+    model_validator,
+)
 from pydantic import WithJsonSchema as JsonSchema
 
+from actors.remote.proof import body_digest
 from syndb_common.messages import ClusterName, Endpoints, JoinRequest, RegisterCluster, Succession
 from syndb_hub.http.operation import Call, Operations
 
@@ -68,7 +81,9 @@ class SuccessionStep(_Step):
 
 
 class RegisterStep(_Step):
-    """Second request: the proof, signed by the node's key."""
+    """Second request: the proof. The node's key signs all of it, also what this hub does not know."""
+
+    _digest: bytes = PrivateAttr(default=b"")
 
     peer_id: str = PeerId
     join_id: UUID
@@ -81,6 +96,19 @@ class RegisterStep(_Step):
     description: str = Field(default="", max_length=2000)
     contact_email: str = Field(default="", max_length=300)
     software: str = Field(default="", max_length=100)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _digested(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        step = handler(value)
+        if isinstance(value, dict):
+            step._digest = body_digest(value)
+        return step
+
+    @property
+    def digest(self) -> bytes:
+        """What the signature covers (:func:`actors.remote.proof.body_digest`)."""
+        return self._digest
 
 
 def _step(value: Any) -> str:
@@ -136,5 +164,5 @@ async def register_cluster(call: Call, body: RegisterBody) -> RegisterAnswer:
         succession = Succession(previous_peer_id=given.previous_peer_id, signature=given.signature)
     shared = {name: getattr(step, name) for name in RegisterCluster.model_fields if name != "succession"}
     registration = RegisterCluster(**shared, succession=succession)
-    accepted, signature = await joining.register(step.peer_id, registration, step.signature, client=client)
+    accepted, signature = await joining.register(step.peer_id, registration, step.signature, step.digest, client=client)
     return RegisterAnswer(RegisteredAnswer(**accepted.model_dump(), signature=signature))

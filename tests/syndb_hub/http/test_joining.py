@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -44,6 +46,12 @@ def stretched(password: str, hub_peer_id: str) -> bytes:
     return trio.run(derive_key, password, hub_peer_id)
 
 
+def digest(body: dict[str, Any]) -> bytes:
+    """SHA-256 of a body without its signature: compact JSON with sorted keys, nothing but ASCII."""
+    unsigned = {name: value for name, value in body.items() if name != "signature"}
+    return hashlib.sha256(json.dumps(unsigned, sort_keys=True, separators=(",", ":")).encode()).digest()
+
+
 class Node:
     """One node's way through both requests."""
 
@@ -71,20 +79,22 @@ class Node:
         hub_nonce = base64.b64decode(challenge["hub_nonce"])
         return Transcript(self.nonce, hub_nonce, self.identity.peer_id, self.hub.peer_id, self.name)
 
-    def second(self, challenge: dict[str, Any]) -> dict[str, Any]:
-        transcript = self.transcript(challenge)
-        return {
+    def second(self, challenge: dict[str, Any], **changes: Any) -> dict[str, Any]:
+        body = {
             "peer_id": self.identity.peer_id,
             "join_id": challenge["join_id"],
-            "node_proof": text(node_proof(self.key, transcript)),
-            "signature": text(self.identity.sign(http_statement(b"node", transcript))),
+            "node_proof": text(node_proof(self.key, self.transcript(challenge))),
             "endpoints": {"multiaddrs": [], "flight": "", "flight_certificate": ""},
             "schema_version": 1,
             "institution": "Institute of Worms",
-        }
+        } | changes
+        return {"signature": self.sign(challenge, body)} | body
+
+    def sign(self, challenge: dict[str, Any], body: dict[str, Any], role: bytes = b"node") -> str:
+        return text(self.identity.sign(http_statement(role, self.transcript(challenge), digest(body))))
 
     def join(self, **changes: Any) -> httpx.Response:
-        return self.post(self.second(self.ask().json()) | changes)
+        return self.post(self.second(self.ask().json(), **changes))
 
 
 def test_a_node_joins_in_two_requests_and_the_hub_proves_and_signs(hub: SmallHub) -> None:
@@ -92,14 +102,16 @@ def test_a_node_joins_in_two_requests_and_the_hub_proves_and_signs(hub: SmallHub
     challenge = node.ask().json()
     assert set(challenge) == {"join_id", "hub_nonce", "signature"}
     promised = base64.b64decode(challenge["signature"])
-    assert is_signed_by(hub.peer_id, promised, http_statement(b"challenge", node.transcript(challenge)))
+    assert is_signed_by(
+        hub.peer_id, promised, http_statement(b"challenge", node.transcript(challenge), digest(challenge))
+    )
     answer = node.post(node.second(challenge))
     accepted = answer.json()
     assert answer.status_code == 200, answer.text
     transcript = node.transcript(challenge)
     assert base64.b64decode(accepted["hub_proof"]) == hub_proof(node.key, transcript)
     signature = base64.b64decode(accepted["signature"])
-    assert is_signed_by(hub.peer_id, signature, http_statement(b"hub", transcript))
+    assert is_signed_by(hub.peer_id, signature, http_statement(b"hub", transcript, digest(accepted)))
     known = hub.node("worm-lab").record
     assert (str(known.id), known.peer_id) == (accepted["cluster_id"], node.identity.peer_id)
     assert (accepted["standing"], accepted["ping_seconds"], known.institution) == (
@@ -120,8 +132,9 @@ def test_a_registration_is_accepted_once(hub: SmallHub) -> None:
 def test_a_right_proof_with_another_keys_signature_is_refused(hub: SmallHub) -> None:
     node, thief = Node(hub, "forged"), Identity.generate()
     challenge = node.ask().json()
-    forged = text(thief.sign(http_statement(b"node", node.transcript(challenge))))
-    answer = node.post(node.second(challenge) | {"signature": forged})
+    second = node.second(challenge)
+    forged = text(thief.sign(http_statement(b"node", node.transcript(challenge), digest(second))))
+    answer = node.post(second | {"signature": forged})
     assert (answer.status_code, answer.json()["code"]) == (401, "join_refused")
     assert hub.node("forged") is None
 
@@ -129,8 +142,46 @@ def test_a_right_proof_with_another_keys_signature_is_refused(hub: SmallHub) -> 
 def test_the_hubs_own_role_is_no_signature_of_a_node(hub: SmallHub) -> None:
     node = Node(hub, "reflected")
     challenge = node.ask().json()
-    wrong = text(node.identity.sign(http_statement(b"hub", node.transcript(challenge))))
-    assert node.post(node.second(challenge) | {"signature": wrong}).status_code == 401
+    second = node.second(challenge)
+    wrong = node.sign(challenge, second, role=b"hub")
+    assert node.post(second | {"signature": wrong}).status_code == 401
+
+
+EVIL: dict[str, Any] = {"multiaddrs": [], "flight": "grpc+tls://203.0.113.66:6666", "flight_certificate": "EVIL PEM"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"endpoints": EVIL},
+        {"institution": "Institute of Flies"},
+        {"institution": "Institute of Worms "},
+        {"schema_version": 2},
+        {"software": ""},
+        {"more": 1},
+    ],
+)
+def test_nobody_on_the_way_changes_a_word_of_a_registration(hub: SmallHub, change: dict[str, Any]) -> None:
+    node = Node(hub, "swapped")
+    answer = node.post(node.second(node.ask().json()) | change)
+    assert (answer.status_code, "signature" in answer.json()["error"]) == (401, True)
+    assert hub.node("swapped") is None
+
+
+def test_how_a_registration_is_spelt_on_the_way_does_not_matter(hub: SmallHub) -> None:
+    node = Node(hub, "spelt")
+    second = node.second(
+        node.ask().json(), institution="Institut für Würmer \U0001f41b", more={"b": [1, 2.5], "a": None}
+    )
+    content = json.dumps(dict(reversed(second.items())), indent=3, ensure_ascii=False).encode()
+    assert httpx.post(hub.url + PATH, content=content, timeout=20).status_code == 200
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "1" * 5000])
+def test_a_registration_with_a_number_that_is_none_is_refused(hub: SmallHub, number: str) -> None:
+    node = Node(hub, "odd")
+    content = json.dumps(node.second(node.ask().json()))[:-1] + f', "more": {number}}}'
+    assert httpx.post(hub.url + PATH, content=content.encode(), timeout=20).status_code == 400
 
 
 def test_a_challenge_is_good_for_the_peer_that_asked_for_it(hub: SmallHub) -> None:
@@ -159,7 +210,7 @@ def test_a_node_with_a_new_key_keeps_its_name_if_the_old_key_says_so(hub: SmallH
     challenge = new.ask().json()
     statement = succession_statement(new.transcript(challenge))
     succession = {"previous_peer_id": old.identity.peer_id, "signature": text(old.identity.sign(statement))}
-    answer = new.post(new.second(challenge) | {"succession": succession})
+    answer = new.post(new.second(challenge, succession=succession))
     assert answer.status_code == 200, answer.text
     assert hub.node("rotating").record.peer_id == new.identity.peer_id
 
@@ -207,7 +258,7 @@ def test_a_second_request_that_is_none_is_refused_with_the_field(hub: SmallHub, 
 
 def test_a_newer_node_may_say_more(hub: SmallHub) -> None:
     node = Node(hub, "newer")
-    assert node.post(node.second(node.ask(more="x").json()) | {"more": {"x": 1}}).status_code == 200
+    assert node.post(node.second(node.ask(more="x").json(), more={"x": 1})).status_code == 200
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"null", b'"x"', b"\xff", b'{"join_id": []}'])
