@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+import structlog
 import trio
 
-from actors.runtime import Actor
+from actors.runtime import Actor, Backoff
 from syndb_common.errors import Unavailable
+from syndb_common.metrics import ACTOR_EVENTS
+
+log = structlog.get_logger(__name__)
 
 Run = Callable[..., object]
 """``async def run(*, task_status)``: calls ``task_status.started()`` once it works, then runs until cancelled."""
+AGAIN = Backoff(initial=1.0, maximum=60.0)
+"""Pauses between two attempts of a part that can be done without."""
 
 
 class Service(Actor):
@@ -49,6 +55,40 @@ class Service(Actor):
     async def _serve(self, started: _Started) -> None:
         await self._run(task_status=started)  # type: ignore[misc]
         raise Unavailable(f"{self.context.name} ended by itself")
+
+
+class Dispensable(Actor):
+    """Keeps a part alive that the daemon does without while it fails; takes no messages.
+
+    Nobody waits for it at the start, and it never crashes: a part that fails again and again is tried again for ever,
+    at last once a minute. Each failure is logged and counted.
+
+    Args:
+        run: the part.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    async def on_start(self) -> None:
+        """Start the part."""
+        self.context.start_soon(self._keep)
+
+    async def _keep(self) -> None:
+        failures = 0
+        while True:
+            began = trio.current_time()
+            cause = "ended by itself"
+            try:
+                await self._run(task_status=trio.TASK_STATUS_IGNORED)  # type: ignore[misc]
+            except Exception as error:
+                log.exception("part failed", part=self.context.name)
+                cause = repr(error)
+            ACTOR_EVENTS.labels(self.context.name, "crashed").inc()
+            failures = 1 if trio.current_time() - began > AGAIN.maximum else failures + 1
+            pause = AGAIN.delay(failures)
+            log.warning("the daemon goes on without a part", part=self.context.name, cause=cause, again_in=round(pause))
+            await trio.sleep(pause)
 
 
 class _Started:

@@ -25,7 +25,7 @@ import trio
 
 from actors.directory import Directory, Standing
 from actors.remote.identity import Identity
-from syndb_common.errors import ConfigError, Conflict, NotFound, Unavailable
+from syndb_common.errors import ConfigError, Conflict, NotFound, SynDBError
 from syndb_common.settings import sync_folder
 from syndb_hub.store.clusters import Clusters
 from syndb_hub.store.database import Store
@@ -148,15 +148,16 @@ class Announcer:
         announced, since, told = "", datetime.now(UTC), frozenset[UUID]()
         while True:
             coming = self._next_peer_id()
-            if coming and coming != announced:
-                announced, since = coming, datetime.now(UTC) + self._delay
-                told = await self._announcement.told(coming)
-            if coming and (new := [each for each in self._seen_since(since) if each not in told]):
-                try:
+            try:
+                if coming and coming != announced:
+                    # Read first: while that fails nobody counts as told of this key.
+                    told = await self._announcement.told(coming)
+                    announced, since = coming, datetime.now(UTC) + self._delay
+                if coming and (new := [each for each in self._seen_since(since) if each not in told]):
                     await self._announcement.note(new, coming)
                     told = told.union(new)
-                except Unavailable as error:
-                    log.warning("not noted who knows the next key", cause=error.message)
+            except SynDBError as error:
+                log.warning("not noted who knows the next key", cause=error.message)
             await trio.sleep(NOTE_SECONDS)
 
     def _seen_since(self, since: datetime) -> Iterator[UUID]:

@@ -10,9 +10,10 @@
     ├── schema_publisher, ontology_publisher  send migrations and terms
     ├── terms           notices when an operator has imported others
     ├── health_monitor  pings nodes
+    ├── jobs            answers questions
+    │                   the hub goes on while one of these fails:
     ├── announcer       notes who has been told the hub's next key
     ├── measurements    keeps what queries cost
-    ├── jobs            answers questions
     ├── relays          keeps the places through which the hub is reached, where some are configured
     └── records         says in the distributed hash table where the hub is
 """
@@ -51,7 +52,7 @@ from actors.remote.relay import RelayService
 from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
 from actors.runtime import ActorRef, ChildSpec, Intensity, MailboxFull, Supervisor, Tree, run_tree
 from actors.schema_sync import SchemaPublisher
-from actors.service import Service
+from actors.service import Dispensable, Service
 from syndb_common.engine import published
 from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.errors import Unavailable
@@ -211,9 +212,9 @@ class _Parts:
                 ChildSpec("ontology_publisher", self._ontology_publisher),
                 ChildSpec("terms", lambda: Service(self._terms.run)),
                 ChildSpec("health_monitor", self._health_monitor),
-                ChildSpec("announcer", lambda: Service(self._announcer.run)),
-                ChildSpec("measurements", lambda: Service(self._measurements.run)),
                 ChildSpec("jobs", lambda: Service(self._jobs.run)),
+                ChildSpec("announcer", lambda: Dispensable(self._announcer.run)),
+                ChildSpec("measurements", lambda: Dispensable(self._measurements.run)),
                 *self._reachability(),
             ],
             intensity=INTENSITY,
@@ -361,9 +362,9 @@ class _Parts:
     def _reachability(self) -> Iterator[ChildSpec]:
         """How the hub is found and reached besides its own addresses."""
         if self._settings.federation.relays:
-            yield ChildSpec("relays", lambda: Service(self._stay_reserved))
+            yield ChildSpec("relays", lambda: Dispensable(self._stay_reserved))
         if (dht := self._dht) is not None:
-            yield ChildSpec("records", lambda: Service(dht.run))
+            yield ChildSpec("records", lambda: Dispensable(dht.run))
 
     async def _stay_reserved(self, *, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()

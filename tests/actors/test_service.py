@@ -21,7 +21,7 @@ from actors.runtime import (
     run_tree,
 )
 from actors.runtime.testing import next_event
-from actors.service import Service
+from actors.service import Dispensable, Service
 from syndb_common.engine.embedded import START_SECONDS, STOP_SECONDS
 from syndb_common.errors import EngineUnavailable, Unavailable
 
@@ -114,3 +114,33 @@ async def test_stopping_ends_the_part(nursery: trio.Nursery, autojump_clock: Moc
     await tree.stop()
     assert ended.is_set()
     assert isinstance(await next_event(events, ActorStopped, "part"), ActorStopped)
+
+
+async def test_dispensable_parts_end_nothing_however_often_they_fail(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    tries: dict[str, list[float]] = {"records": [], "relays": []}
+    works = []
+
+    def fails(name: str) -> Any:
+        async def part(*, task_status: trio.TaskStatus[None]) -> None:
+            tries[name].append(trio.current_time())
+            raise OSError("broken")
+
+        return part
+
+    async def part(*, task_status: trio.TaskStatus[None]) -> None:
+        works.append(trio.current_time())
+        task_status.started()
+        await trio.sleep_forever()
+
+    children = [ChildSpec(name, partial(Dispensable, fails(name))) for name in tries]
+    children += [ChildSpec("jobs", partial(Dispensable, part)), ChildSpec("registry", partial(Service, part))]
+    root = Supervisor("root", children, intensity=Intensity(1))
+    with trio.fail_after(1):
+        await nursery.start(run_tree, root)
+    await trio.sleep(3600)
+    assert works == [0, 0]
+    for at in tries.values():
+        assert 50 < len(at) < 100
+        assert 40 < at[-1] - at[-2] < 80

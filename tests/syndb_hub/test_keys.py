@@ -6,10 +6,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import pytest
 import trio
 
 from actors.directory import NOWHERE, Cluster, ClusterRecord, Directory, Standing
 from actors.remote.identity import made_up_peer_id
+from syndb_common.errors import DataError, Unavailable
 from syndb_hub.keys import Announcement, Announcer
 from syndb_hub.store.clusters import Clusters
 
@@ -54,6 +56,28 @@ async def test_a_node_is_told_when_it_answered_a_ping_that_carried_the_key(store
     assert told == {UUID(int=1), UUID(int=2)}
     assert await announcement.missing(NEXT) == ["lab-3", "lab-5"]
     assert await announcement.told(made_up_peer_id(9)) == frozenset()
+
+
+@pytest.mark.parametrize("error", [Unavailable("locked"), DataError("odd")])
+async def test_a_store_that_fails_ends_nothing_and_nobody_counts_as_told_too_early(store, nursery, monkeypatch, error):
+    monkeypatch.setattr("syndb_hub.keys.NOTE_SECONDS", 0.02)
+    directory, announcement = Directory(), Announcement(store)
+    await Clusters(store).save(node(1).record)
+    directory.publish([replace(node(1), last_seen=datetime.now(UTC) + timedelta(seconds=60))])
+    read, asked = store.read, []
+
+    async def fails(work):
+        asked.append(work)
+        raise error
+
+    store.read = fails
+    await nursery.start(Announcer(directory, announcement, lambda: NEXT, ping_seconds=0.2).run)
+    with trio.fail_after(20):
+        while len(asked) < 3:  # noqa: ASYNC110 - another task reads the store
+            await trio.sleep(0.02)
+        store.read = read
+        while await announcement.told(NEXT) != {UUID(int=1)}:  # noqa: ASYNC110 - another task writes the store
+            await trio.sleep(0.02)
 
 
 async def test_a_restart_forgets_nobody_who_was_told(store):
