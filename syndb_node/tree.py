@@ -9,6 +9,7 @@
     ├── ontology_keeper keeps the federation's terms
     ├── analytics       answers plans, under the owner's policy
     ├── cluster         joins the hub and answers its pings
+    │                   the node goes on while one of these fails:
     ├── relays          keeps reservations at relays
     └── records         finds, and is found, through the federation's members
 """
@@ -48,7 +49,7 @@ from actors.remote.relay import RelayService
 from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
 from actors.runtime import ActorError, ActorRef, ChildSpec, Intensity, Supervisor, Tree, run_tree
 from actors.schema_sync import SchemaKeeper
-from actors.service import Service
+from actors.service import Dispensable, Service
 from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.errors import ConfigError, SynDBError
 from syndb_common.flight.settings import FlightSettings
@@ -280,9 +281,9 @@ class _Parts:
     def _reachability(self) -> Iterator[ChildSpec]:
         """How others reach the node besides its own addresses, and its part in finding others."""
         if self._settings.federation.relays:
-            yield ChildSpec("relays", lambda: Service(self._stay_reserved))
+            yield ChildSpec("relays", lambda: Dispensable(self._stay_reserved))
         if (dht := self._dht) is not None:
-            yield ChildSpec("records", lambda: Service(dht.run))
+            yield ChildSpec("records", lambda: Dispensable(dht.run))
 
     async def _stay_reserved(self, *, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
