@@ -76,7 +76,10 @@ class FederationSettings(Settings):
         3, ge=1, description="failed pings in a row before a node counts as gone: one lost packet must not"
     )
     degraded_after: int = Field(
-        2, ge=1, description="slow answers in a row before a node is degraded: one may be chance"
+        2,
+        ge=1,
+        description="slow answers and rows of missed pings, counted together, before a node is degraded: one may be "
+        "chance; `healthy_after` good answers in a row begin the count anew",
     )
     healthy_after: int = Field(
         2,
