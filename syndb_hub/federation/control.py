@@ -153,7 +153,7 @@ class TreeControl:
 
     async def history(self, cluster_id: UUID, *, limit: int) -> ClusterHealth:
         """See the protocol."""
-        shown = self._view.cluster(cluster_id)
+        shown = await self._view.cluster(cluster_id)
         changes = tuple(
             TransitionView(
                 at=change.at,

@@ -206,17 +206,17 @@ class Queries(Protocol):
 
 
 class FederationView(Protocol):
-    """The hub's current knowledge of its nodes; both calls only read memory."""
+    """The hub's current knowledge of its nodes; all calls only read memory."""
 
     def status(self) -> FederationStatus:
         """Counts by state."""
         ...
 
-    def clusters(self) -> list[ClusterView]:
+    async def clusters(self) -> list[ClusterView]:
         """Every registered node, also the inactive ones, ordered by name."""
         ...
 
-    def cluster(self, cluster_id: UUID) -> ClusterView:
+    async def cluster(self, cluster_id: UUID) -> ClusterView:
         """One node.
 
         Raises:

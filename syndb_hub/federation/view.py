@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from actors.directory import Cluster, Directory, Health, Key, false_claims, owned
+import trio
+
+from actors.directory import Cluster, ClusterRecord, Directory, Health, false_claims, owned
 from syndb_common.errors import NotFound
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.federation.service import ClusterView, DatasetView, FederationStatus
 
 MAX_CLAIMS = 5
 """How many ignored data sets of a node are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Claims:
+    """What every node announces in vain, and the nodes that this was worked out from."""
+
+    of: Mapping[UUID, tuple[ClusterRecord, tuple[PublishedVersion, ...]]]
+    causes: Mapping[UUID, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """The data sets of one node, and what they were worked out from."""
+
+    versions: tuple[PublishedVersion, ...]
+    sharing: Mapping[UUID, str]
+    datasets: tuple[DatasetView, ...]
 
 
 class DirectoryView:
@@ -30,6 +50,9 @@ class DirectoryView:
         self._directory = directory
         self._schema_version = schema_version
         self._secret_of = secret_of
+        self._turn = trio.CapacityLimiter(1)
+        self._claims = _Claims({}, {})
+        self._shown: dict[UUID, _Shown] = {}
 
     def status(self) -> FederationStatus:
         """See the protocol."""
@@ -46,28 +69,67 @@ class DirectoryView:
             schema_version=self._schema_version,
         )
 
-    def clusters(self) -> list[ClusterView]:
+    async def clusters(self) -> list[ClusterView]:
         """See the protocol."""
-        clusters = self._directory.clusters.values()
-        counted = owned(clusters)
-        views = (_cluster(cluster, counted, self._secret_of(cluster.record.key_id)) for cluster in clusters)
-        return sorted(views, key=lambda view: view.name)
+        return await self._show(self._directory.clusters.values())
 
-    def cluster(self, cluster_id: UUID) -> ClusterView:
+    async def cluster(self, cluster_id: UUID) -> ClusterView:
         """See the protocol."""
-        clusters = self._directory.clusters
-        cluster = clusters.get(cluster_id)
+        cluster = self._directory.get(cluster_id)
         if cluster is None:
             raise NotFound(f"no cluster {cluster_id}", hint="`syndb federation clusters` lists them with their ids.")
-        return _cluster(cluster, owned(clusters.values()), self._secret_of(cluster.record.key_id))
+        [shown] = await self._show([cluster])
+        return shown
+
+    async def _show(self, chosen: Collection[Cluster]) -> list[ClusterView]:
+        # A federation may hold so many versions that going through them takes longer than a ping may wait. A snapshot
+        # never changes, so a thread can; one at a time, which has what is kept to itself.
+        everyone = self._directory.clusters
+        return await trio.to_thread.run_sync(self._work_out, chosen, everyone, limiter=self._turn)
+
+    def _work_out(self, chosen: Collection[Cluster], everyone: Mapping[UUID, Cluster]) -> list[ClusterView]:
+        causes = self._causes(everyone)
+        for gone in self._shown.keys() - everyone.keys():
+            del self._shown[gone]
+        views = [
+            _cluster(
+                cluster,
+                causes.get(cluster.record.id, ""),
+                self._datasets(cluster),
+                self._secret_of(cluster.record.key_id),
+            )
+            for cluster in chosen
+        ]
+        return sorted(views, key=lambda view: view.name)
+
+    def _causes(self, everyone: Mapping[UUID, Cluster]) -> Mapping[UUID, str]:
+        known = self._claims.of
+        if known.keys() != everyone.keys() or any(
+            cluster.record is not known[key][0] or cluster.versions is not known[key][1]
+            for key, cluster in everyone.items()
+        ):
+            counted = owned(everyone.values())
+            self._claims = _Claims(
+                {key: (cluster.record, cluster.versions) for key, cluster in everyone.items()},
+                {
+                    key: _cause(false_claims(cluster, counted))
+                    for key, cluster in everyone.items()
+                    if cluster.record.is_active
+                },
+            )
+        return self._claims.causes
+
+    def _datasets(self, cluster: Cluster) -> tuple[DatasetView, ...]:
+        shown = self._shown.get(cluster.record.id)
+        if shown is None or shown.versions is not cluster.versions or shown.sharing is not cluster.sharing:
+            shown = _Shown(cluster.versions, cluster.sharing, _newest(cluster))
+            self._shown[cluster.record.id] = shown
+        return shown.datasets
 
 
-def _cluster(cluster: Cluster, counted: Mapping[Key, PublishedVersion], secret: str) -> ClusterView:
+def _cluster(cluster: Cluster, claims: str, datasets: tuple[DatasetView, ...], secret: str) -> ClusterView:
     record = cluster.record
     flight = urlsplit(record.endpoints.flight)
-    newest: dict[str, PublishedVersion] = {}
-    for version in sorted(cluster.versions, key=lambda version: version.version):
-        newest[version.metadata.dataset] = version
     return ClusterView(
         id=record.id,
         name=record.name,
@@ -80,7 +142,7 @@ def _cluster(cluster: Cluster, counted: Mapping[Key, PublishedVersion], secret: 
         peer_id=record.peer_id or "",
         standing=record.standing.value,
         health=cluster.health.value,
-        health_cause="; ".join(filter(None, (cluster.cause, _claims(cluster, counted)))),
+        health_cause="; ".join(filter(None, (cluster.cause, claims))),
         health_since=cluster.since,
         is_active=record.is_active,
         schema_version=record.schema_version,
@@ -92,7 +154,7 @@ def _cluster(cluster: Cluster, counted: Mapping[Key, PublishedVersion], secret: 
         last_seen=cluster.last_seen,
         refused_addresses=cluster.refused_addresses,
         approved_hosts=record.approved_hosts,
-        datasets=tuple(_dataset(newest[name], cluster) for name in sorted(newest)),
+        datasets=datasets,
     )
 
 
@@ -100,12 +162,17 @@ def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 1)
 
 
-def _claims(cluster: Cluster, counted: Mapping[Key, PublishedVersion]) -> str:
-    if not cluster.record.is_active:
-        return ""
-    names = sorted({version.metadata.dataset for version in false_claims(cluster, counted)})
+def _cause(claims: list[PublishedVersion]) -> str:
+    names = sorted({version.metadata.dataset for version in claims})
     shown = ", ".join(names[:MAX_CLAIMS]) + (", ..." if len(names) > MAX_CLAIMS else "")
     return f"announces versions of data sets that another node owns, which are ignored: {shown}" if names else ""
+
+
+def _newest(cluster: Cluster) -> tuple[DatasetView, ...]:
+    newest: dict[str, PublishedVersion] = {}
+    for version in sorted(cluster.versions, key=lambda version: version.version):
+        newest[version.metadata.dataset] = version
+    return tuple(_dataset(newest[name], cluster) for name in sorted(newest))
 
 
 def _dataset(version: PublishedVersion, cluster: Cluster) -> DatasetView:

@@ -240,7 +240,7 @@ class TwoNodes:
         self.health: Health = "healthy"
         self.more: list[ClusterView] = []
 
-    def clusters(self) -> list[ClusterView]:
+    async def clusters(self) -> list[ClusterView]:
         datasets = tuple(
             DatasetView(
                 dataset_id=dataset_id(name),
@@ -284,8 +284,8 @@ class TwoNodes:
             *self.more,
         ]
 
-    def cluster(self, cluster_id: UUID) -> ClusterView:
-        found = [view for view in self.clusters() if view.id == cluster_id]
+    async def cluster(self, cluster_id: UUID) -> ClusterView:
+        found = [view for view in await self.clusters() if view.id == cluster_id]
         if not found:
             raise NotFound(f"no cluster {cluster_id}")
         return found[0]
@@ -309,47 +309,47 @@ class Control:
 
     async def enter(self, entry: ClusterEntry) -> UUID:
         self.asked.append(("enter", entry))
-        return self._federation.clusters()[0].id
+        return (await self._federation.clusters())[0].id
 
     async def activate(self, cluster_id: UUID) -> None:
-        self._did("activate", cluster_id)
+        await self._did("activate", cluster_id)
 
     async def deactivate(self, cluster_id: UUID) -> None:
-        self._did("deactivate", cluster_id)
+        await self._did("deactivate", cluster_id)
 
     async def forget(self, cluster_id: UUID) -> None:
-        self._did("forget", cluster_id)
+        await self._did("forget", cluster_id)
 
     async def revoke_key(self, cluster_id: UUID, cause: str) -> None:
-        self._did("revoke", cluster_id, cause)
+        await self._did("revoke", cluster_id, cause)
 
     async def approve_hosts(self, cluster_id: UUID, hosts: Sequence[str]) -> None:
-        self._did("approve", cluster_id, tuple(hosts))
+        await self._did("approve", cluster_id, tuple(hosts))
 
     async def verify(self, cluster_id: UUID) -> ClusterHealth:
-        self._did("verify", cluster_id)
+        await self._did("verify", cluster_id)
         return await self.history(cluster_id, limit=20)
 
     async def history(self, cluster_id: UUID, *, limit: int) -> ClusterHealth:
         change = TransitionView(
             at=datetime(2026, 1, 1, tzinfo=UTC), from_state="unknown", to_state="healthy", cause="first ping"
         )
-        return ClusterHealth(cluster=self._federation.cluster(cluster_id), transitions=(change,) * min(limit, 3))
+        return ClusterHealth(cluster=await self._federation.cluster(cluster_id), transitions=(change,) * min(limit, 3))
 
     async def test_connectivity(self, cluster_id: UUID) -> Check:
-        self._did("connectivity", cluster_id)
+        await self._did("connectivity", cluster_id)
         return Check(test="connectivity", passed=True, latency_ms=1.5, detail="answers pings")
 
     async def test_schema(self, cluster_id: UUID) -> Check:
-        self._did("schema", cluster_id)
+        await self._did("schema", cluster_id)
         return Check(test="schema", passed=False, latency_ms=1.0, cause="behind: schema version 1, the hub has 2")
 
     async def test_query(self, cluster_id: UUID) -> Check:
-        self._did("query", cluster_id)
+        await self._did("query", cluster_id)
         return Check(test="query", passed=False, latency_ms=0.0, cause="not tried, since schema failed: behind")
 
-    def _did(self, what: str, cluster_id: UUID, *more: Any) -> None:
-        self._federation.cluster(cluster_id)
+    async def _did(self, what: str, cluster_id: UUID, *more: Any) -> None:
+        await self._federation.cluster(cluster_id)
         self.asked.append((what, cluster_id, *more))
 
 

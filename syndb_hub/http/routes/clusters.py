@@ -69,19 +69,19 @@ class Forgotten(BaseModel):
 @operations.get("/v1/federation/clusters", right=Right.FEDERATION)
 async def list_clusters(call: Call) -> Clusters:
     """All nodes with their health and data sets."""
-    return Clusters(call.services.federation.clusters())
+    return Clusters(await call.services.federation.clusters())
 
 
 @operations.post("/v1/federation/clusters", right=Right.ADMIN)
 async def enter_cluster(call: Call, body: ClusterEntry) -> ClusterView:
     """Enter a node before it joins: it is `pending` until a node proves itself under that name."""
-    return call.services.federation.cluster(await call.services.control.enter(body))
+    return await call.services.federation.cluster(await call.services.control.enter(body))
 
 
 @operations.get("/v1/federation/clusters/{cluster_id}", right=Right.FEDERATION)
 async def get_cluster(call: Call, path: ClusterPath) -> ClusterView:
     """One node with its health and data sets."""
-    return call.services.federation.cluster(path.cluster_id)
+    return await call.services.federation.cluster(path.cluster_id)
 
 
 @operations.delete("/v1/federation/clusters/{cluster_id}", right=Right.ADMIN)
@@ -95,7 +95,7 @@ async def deactivate_cluster(call: Call, path: ClusterPath) -> Deactivated:
 async def activate_cluster(call: Call, path: ClusterPath) -> ClusterView:
     """Approve a node that waits, or let a deactivated one take part again."""
     await call.services.control.activate(path.cluster_id)
-    return call.services.federation.cluster(path.cluster_id)
+    return await call.services.federation.cluster(path.cluster_id)
 
 
 @operations.post("/v1/federation/clusters/{cluster_id}/forget", right=Right.ADMIN)
@@ -109,14 +109,14 @@ async def forget_cluster(call: Call, path: ClusterPath) -> Forgotten:
 async def revoke_key(call: Call, path: ClusterPath, body: RevokeBody) -> ClusterView:
     """Believe the node's present key never again; its name waits for another key and your approval of that."""
     await call.services.control.revoke_key(path.cluster_id, body.cause)
-    return call.services.federation.cluster(path.cluster_id)
+    return await call.services.federation.cluster(path.cluster_id)
 
 
 @operations.put("/v1/federation/clusters/{cluster_id}/approved-hosts", right=Right.ADMIN)
 async def approve_hosts(call: Call, path: ClusterPath, body: HostsBody) -> ClusterView:
     """Say at which hosts the hub may dial a node, besides the address that its connection comes from."""
     await call.services.control.approve_hosts(path.cluster_id, body.hosts)
-    return call.services.federation.cluster(path.cluster_id)
+    return await call.services.federation.cluster(path.cluster_id)
 
 
 @operations.get("/v1/federation/clusters/{cluster_id}/health", right=Right.FEDERATION)
