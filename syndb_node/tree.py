@@ -43,6 +43,7 @@ from actors.remote.discovery.mdns import Mdns, open_mdns
 from actors.remote.discovery.records import cluster as cluster_name
 from actors.remote.discovery.static import configured, configured_peers, through_relays
 from actors.remote.host import Host
+from actors.remote.multiaddrs import leads_elsewhere, only_loopback
 from actors.remote.policy import Policy as RpcPolicy
 from actors.remote.policy import Trust
 from actors.remote.relay import RelayService
@@ -135,6 +136,7 @@ class _Parts:
         self._secret = FederationSecret(settings.federation.password)
         self._state = NodeState(settings.data_dir, settings.cluster.name, keys.identity.peer_id)
         federation = settings.federation
+        on_one_machine = only_loopback((*federation.listen, *federation.hub_multiaddrs, *federation.bootstrap))
         self._circuits = Circuits(self._host, configured_peers(federation.relays))
         self._dht = (
             Dht(
@@ -143,6 +145,7 @@ class _Parts:
                 name=cluster_name(settings.cluster.name),
                 trusted=pins.trusts,
                 vouches=pins.trusts,
+                may_dial=lambda _peer_id, address: leads_elsewhere(address, local_too=on_one_machine),
                 bootstrap=configured_peers(federation.bootstrap),
                 folder=settings.data_dir / "dht",
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import ifaddr
 import structlog
@@ -36,6 +36,35 @@ def split_peer(address: str) -> tuple[str, str]:
 def is_circuit(address: str) -> bool:
     """Whether an address leads through a relay."""
     return CIRCUIT in address
+
+
+def leads_elsewhere(address: str, *, local_too: bool = False) -> bool:
+    """Whether an address that others tell us may be dialled: of another machine, directly or through a relay.
+
+    Loopback, link-local, multicast and reserved addresses are places only whoever is here already can name. So can
+    host names be: whoever owns one leads it anywhere.
+
+    Args:
+        address: ends in ``/p2p/`` and a PeerId, or does not.
+        local_too: loopback is where the others are, as for daemons that are all on one machine.
+    """
+    match split_peer(address.partition(CIRCUIT)[0])[0].split("/"):
+        case ["", "ip4" | "ip6", host, "udp", _, "quic-v1"] | ["", "ip4" | "ip6", host, "tcp", _]:
+            try:
+                ip = ipaddress.ip_address(host)
+            except ValueError:
+                return False
+            ip = getattr(ip, "ipv4_mapped", None) or ip
+            if ip.is_loopback:
+                return local_too
+            return not (ip.is_link_local or ip.is_unspecified or ip.is_multicast or ip.is_reserved)
+    return False
+
+
+def only_loopback(addresses: Iterable[str]) -> bool:
+    """Whether there are addresses, and all are of this machine's loopback."""
+    known = tuple(addresses)
+    return bool(known) and all(leads_elsewhere(each, local_too=True) and not leads_elsewhere(each) for each in known)
 
 
 def transport_order(address: str) -> int:

@@ -5,8 +5,9 @@ A hub publishes where it is under ``syndb-hub``, a node under ``syndb-cluster:<n
 record wins, and connecting proves it. A copy of one's own is only where the search begins.
 
 Nobody makes a daemon connect to a place of their choosing: it dials members that its operator named, or whose signed
-records it was given by members it believes, and of their addresses those that ``may_dial`` lets through; so many a
-minute, and only to look for a peer or to hand over what has changed.
+records it was given by one of these or by its hub. Whom such a member names in turn it leaves alone: anybody can sign
+for any number of peers. Of their addresses it dials those that ``may_dial`` lets through; so many a minute, and only
+to look for a peer or to hand over what has changed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from actors.remote.discovery.records import (
 )
 from actors.remote.host import Host
 from actors.remote.identity import Identity
+from actors.remote.multiaddrs import leads_elsewhere
 from syndb_common.errors import ConfigError, PeerUnavailable
 from syndb_common.settings import write_private
 
@@ -56,6 +58,9 @@ MAX_NAMED = 64
 SOURCE_PAUSE_SECONDS = 3.0
 DIALS_A_MINUTE = 20
 """To look for a peer, and as many to tell what has changed."""
+
+DIALS_OF_OTHERS = 12
+"""Of these to peers that are neither named by the operator nor trusted: what they use up, nobody else misses."""
 
 SAVE_SECONDS = 30.0
 MAX_FILE_BYTES = 8 * 1024 * 1024
@@ -77,7 +82,7 @@ class Dht:
         trusted: whether a peer belongs to the federation; asked each time. A hub says so of its members, a node of its
             hub.
         vouches: whose word is enough for records of others: a node believes its hub, a hub nobody.
-        may_dial: of a member's addresses those that may be dialled, by PeerId and address.
+        may_dial: of the addresses in records those that may be dialled, by PeerId and address.
         bootstrap: members named by the operator; they are trusted, and dialled where they are configured.
         folder: where records and the last sequence are kept over a restart; None forgets them.
     """
@@ -90,7 +95,7 @@ class Dht:
         name: str | None,
         trusted: Callable[[str], bool],
         vouches: Callable[[str], bool] = lambda _peer_id: False,
-        may_dial: Callable[[str, str], bool] = lambda _peer_id, _address: True,
+        may_dial: Callable[[str, str], bool] = lambda _peer_id, address: leads_elsewhere(address),
         bootstrap: Sequence[PeerAddresses] = (),
         folder: Path | None = None,
     ) -> None:
@@ -99,6 +104,7 @@ class Dht:
         self._name = name
         self._named = {peer.peer_id: peer.addresses for peer in bootstrap}
         self._trusted = trusted
+        self._vouches = vouches
         self._may_dial = may_dial
         self._file = None if folder is None else folder / "records"
         self._sequences = SequenceNumbers(None if folder is None else folder / "sequence")
@@ -167,7 +173,7 @@ class Dht:
 
         async def source(claim: Claim) -> None:
             def found(record: Record) -> None:
-                claim(PeerAddresses(record.peer_id, record.addresses, "dht"))
+                claim(PeerAddresses(record.peer_id, self._dialled_of(record), "dht"))
 
             async def look(peer_id: str) -> None:
                 while True:
@@ -182,6 +188,16 @@ class Dht:
 
     def _belongs(self, peer_id: str) -> bool:
         return peer_id in self._named or peer_id == self._identity.peer_id or self._trusted(peer_id)
+
+    def _is_relied_on(self, peer_id: str) -> bool:
+        """Whether a peer may name others: the operator named it, or its word is enough anyway."""
+        return peer_id in self._named or self._vouches(peer_id)
+
+    def _comes_first(self, peer_id: str) -> bool:
+        return self._is_relied_on(peer_id) or self._trusted(peer_id)
+
+    def _dialled_of(self, record: Record) -> tuple[str, ...]:
+        return tuple(address for address in record.addresses if self._may_dial(record.peer_id, address))
 
     def _keep(self, record: Record) -> None:
         if self._store.get(record.key) != record and self._store.put(record):
@@ -237,7 +253,7 @@ class Dht:
         return frozenset((*(record.peer_id for record in self._store.all()), *self._named, *connected))
 
     @asynccontextmanager
-    async def _reach(self, peer_id: str, dials: deque[float], signed: Iterable[str] = ()) -> AsyncIterator[None]:
+    async def _reach(self, peer_id: str, dials: deque[float], referral: Record | None = None) -> AsyncIterator[None]:
         """Have a connection to a member within the block, without going where we may not.
 
         One that was opened for this is closed after it, but for those of peers that belong to us.
@@ -248,13 +264,16 @@ class Dht:
         if self._host.is_connected(peer_id):
             yield
             return
-        kept = [address for record in self._store.all() if record.peer_id == peer_id for address in record.addresses]
-        allowed = [address for address in (*kept, *signed) if self._may_dial(peer_id, address)]
-        addresses = (*self._named.get(peer_id, ()), *allowed)
+        records = [record for record in self._store.all() if record.peer_id == peer_id]
+        if referral is not None:
+            records.append(referral)
+        told = [address for record in records for address in self._dialled_of(record)]
+        addresses = (*self._named.get(peer_id, ()), *told)
         now = trio.current_time()
         if not addresses:
             raise PeerUnavailable(f"no address of {peer_id} may be dialled")
-        if len(dials) == DIALS_A_MINUTE and dials[0] > now - 60:
+        most = DIALS_A_MINUTE if self._comes_first(peer_id) else DIALS_OF_OTHERS
+        if sum(dial > now - 60 for dial in dials) >= most:
             raise PeerUnavailable("too many members were dialled within the last minute")
         dials.append(now)
         await self._host.connect(peer_id, addresses, timeout=ASK_SECONDS)
@@ -301,7 +320,7 @@ class Dht:
 
 
 class _Search:
-    """Members asked for one key, the closest first, until all that are known have been asked."""
+    """Members asked for one key, until all that are known have been: those that come first, then the closest."""
 
     def __init__(self, dht: Dht, key: str, found: Callable[[Record], None]) -> None:
         self.best: Record | None = None
@@ -335,7 +354,9 @@ class _Search:
 
     def _next(self) -> str | None:
         rest = (self._dht._contacts() | set(self._named)) - self._asked
-        nearest = closest(self._key.encode(), rest, 1)
+        # Anybody can make keys until one is the closest.
+        first = set(filter(self._dht._comes_first, rest))
+        nearest = closest(self._key.encode(), first or rest, 1)
         if not nearest:
             return None
         self._asked.add(nearest[0])
@@ -344,10 +365,9 @@ class _Search:
     async def _ask(self, peer_id: str) -> None:
         dht = self._dht
         try:
-            named = self._named.get(peer_id)
-            async with dht._reach(peer_id, dht._dials_to_look, () if named is None else named.addresses):
+            async with dht._reach(peer_id, dht._dials_to_look, self._named.get(peer_id)):
                 answer = await ask(dht._host, peer_id, get_value(self._key), timeout=ASK_SECONDS)
-            for record in named_in(answer):
+            for record in named_in(answer) if dht._is_relied_on(peer_id) else ():
                 if len(self._named) < MAX_NAMED:
                     self._named.setdefault(record.peer_id, record)
             if answer.HasField("record"):

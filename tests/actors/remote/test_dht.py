@@ -1,6 +1,8 @@
 """The DHT between real hosts on loopback."""
 
 import time
+from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import trio
@@ -16,6 +18,7 @@ from actors.remote.discovery.records import HUB, cluster, key_of, sign
 from actors.remote.discovery.static import configured_peers
 from actors.remote.host import Host, open_host
 from actors.remote.identity import Identity
+from actors.remote.multiaddrs import leads_elsewhere, only_loopback
 from syndb_common.errors import PeerUnavailable
 
 LOOPBACK = "/ip4/127.0.0.1/udp/0/quic-v1"
@@ -29,13 +32,14 @@ async def settle(condition):
 
 @pytest.fixture
 def daemons(nursery):
-    """``await daemons(identity, ...)`` is a host with its part in the DHT, which runs."""
+    """``await daemons(identity, ...)`` is a host with its part in the DHT, which runs, and dials loopback too."""
 
     async def start(identity=None, *, listen=LOOPBACK, **settings):
         identity = identity or Identity.generate()
         host = Host(identity, [listen])
         await nursery.start(host.run)
-        settings = {"name": None, "trusted": lambda _peer_id: False} | settings
+        anywhere = {"may_dial": lambda _peer_id, _address: True}
+        settings = {"name": None, "trusted": lambda _peer_id: False} | anywhere | settings
         dht = Dht(host, identity, **settings)
         await nursery.start(dht.run)
         return host, dht
@@ -162,6 +166,152 @@ async def test_only_addresses_that_may_be_dialled_are_dialled_and_not_too_often(
     assert set(asked) >= set(traps[0][0].addresses)
     assert not hub.is_connected(members[0].peer_id)
     assert sum(hub.is_connected(member.peer_id) for member in members) == 2
+
+
+@dataclass
+class Door:
+    """A service that no member has any business with; it counts who comes."""
+
+    port: int = 0
+    visits: int = 0
+
+    async def count(self, stream):
+        self.visits += 1
+        await stream.aclose()
+
+    def address(self, peer):
+        return f"/ip4/127.0.0.1/tcp/{self.port}/p2p/{peer.peer_id}"
+
+
+@pytest.fixture
+async def door(nursery):
+    found = Door()
+    listeners = await nursery.start(partial(trio.serve_tcp, found.count, 0, host="127.0.0.1"))
+    found.port = listeners[0].socket.getsockname()[1]
+    return found
+
+
+def leading_to(door, peer, name):
+    return sign(peer, cluster(name), [door.address(peer)], sequence=1)
+
+
+async def naming_strangers(daemons, door, count=10):
+    """A member whose answers name peers that it has made up, all of them behind the door."""
+    identity = Identity.generate()
+    host, dht = await daemons(identity, trusted=lambda _peer_id: True)
+    for number in range(count):
+        dht._keep(leading_to(door, Identity.generate(), f"f{number}"))
+    return host, dht, sign(identity, cluster("liar"), host.addresses, sequence=2**40)
+
+
+async def test_a_member_that_the_hub_made_known_leads_nobody_to_peers_of_its_own_making(daemons, door):
+    hub_identity = Identity.generate()
+    is_hub = {
+        "trusted": lambda peer: peer == hub_identity.peer_id,
+        "vouches": lambda peer: peer == hub_identity.peer_id,
+    }
+    _, liar_dht, record = await naming_strangers(daemons, door)
+    _, node_dht = await daemons(**is_hub)
+    node_dht._keep(record)
+    wanted = sign(hub_identity, HUB, [], sequence=1)
+    liar_dht._keep(wanted)
+    assert await node_dht.lookup(HUB, hub_identity.peer_id) == wanted, "what it says of the hub is heard"
+    assert not door.visits
+
+
+async def test_a_member_that_the_operator_named_may_name_others_and_these_may_not(daemons, door):
+    hub_identity, friend_identity = Identity.generate(), Identity.generate()
+    *_, liars = await naming_strangers(daemons, door)
+    named, named_dht = await daemons(trusted=lambda _peer_id: True)
+    friend, friend_dht = await daemons(friend_identity, trusted=lambda _peer_id: True)
+    wanted = sign(hub_identity, HUB, [], sequence=1)
+    friend_dht._keep(wanted)
+    named_dht._keep(sign(friend_identity, cluster("friend"), friend.addresses, sequence=1))
+    named_dht._keep(liars)
+    _, asking = await daemons(bootstrap=configured_peers(named.addresses))
+    assert await asking.lookup(HUB, hub_identity.peer_id) == wanted
+    assert not door.visits
+
+
+async def test_no_record_leads_to_this_machine_itself(daemons, door):
+    named, named_dht = await daemons(trusted=lambda _peer_id: True)
+    stranger, hub_identity, kept = Identity.generate(), Identity.generate(), Identity.generate()
+    named_dht._keep(leading_to(door, stranger, "stranger"))
+    named_dht._keep(sign(hub_identity, HUB, [door.address(hub_identity)], sequence=1))
+    host = Host(Identity.generate(), [LOOPBACK])
+    asking = Dht(
+        host,
+        Identity.generate(),
+        name=None,
+        trusted=lambda peer: peer == hub_identity.peer_id,
+        bootstrap=configured_peers(named.addresses),
+    )
+    asking._keep(leading_to(door, kept, "kept"))
+    async with trio.open_nursery() as running:
+        await running.start(host.run)
+        assert await asking.lookup(HUB, hub_identity.peer_id) is not None
+        with pytest.raises(PeerUnavailable):
+            await find_hub(host, [hub_identity.peer_id], [asking.hubs([hub_identity.peer_id])], timeout=3)
+        running.cancel_scope.cancel()
+    assert not door.visits
+
+
+RELAYED = "p2p/12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5/p2p-circuit"
+
+
+@pytest.mark.parametrize(
+    ("address", "elsewhere"),
+    [
+        ("/ip4/192.0.2.7/udp/4001/quic-v1", True),
+        ("/ip4/10.1.2.3/tcp/4001", True),
+        ("/ip6/2001:db8::1/tcp/4001", True),
+        (f"/ip4/192.0.2.7/tcp/4001/{RELAYED}", True),
+        ("/ip4/127.8.0.1/tcp/4001", False),
+        ("/ip6/::1/udp/4001/quic-v1", False),
+        ("/ip6/::ffff:127.0.0.1/tcp/4001", False),
+        (f"/ip4/127.0.0.1/tcp/4001/{RELAYED}", False),
+        ("/ip4/169.254.169.254/tcp/80", False),
+        ("/ip6/fe80::1/tcp/4001", False),
+        ("/ip4/0.0.0.0/tcp/4001", False),
+        ("/ip6/::/tcp/4001", False),
+        ("/ip4/224.0.0.251/udp/5353/quic-v1", False),
+        ("/ip6/ff02::fb/udp/5353/quic-v1", False),
+        ("/ip4/255.255.255.255/udp/4001/quic-v1", False),
+        ("/dns4/localhost/tcp/4001", False),
+        ("/dns4/inside.example/tcp/4001", False),
+        ("/ip4/192.0.2.7/tcp/4001/ip4/127.0.0.1/tcp/22", False),
+        ("/ip4/127.1/tcp/4001", False),
+        ("", False),
+    ],
+)
+def test_an_address_that_others_tell_leads_to_another_machine_or_is_not_dialled(address, elsewhere):
+    peer_id = Identity.generate().peer_id
+    assert leads_elsewhere(f"{address}/p2p/{peer_id}") == leads_elsewhere(address) == elsewhere
+
+
+def test_only_loopback_is_let_through_where_all_are_on_one_machine():
+    assert leads_elsewhere("/ip4/127.0.0.1/tcp/4001", local_too=True)
+    assert not leads_elsewhere("/ip4/169.254.169.254/tcp/80", local_too=True)
+    assert only_loopback(["/ip4/127.0.0.1/udp/4001/quic-v1", "/ip6/::1/tcp/4001"])
+    assert not only_loopback(["/ip4/127.0.0.1/tcp/4001", "/ip4/192.0.2.7/tcp/4001"])
+    assert not only_loopback(["/ip4/127.0.0.1/tcp/4001", "/ip4/0.0.0.0/tcp/4001"])
+    assert not only_loopback([])
+
+
+async def test_members_that_lead_nowhere_do_not_use_up_the_dials_of_those_that_are_named(daemons, door, monkeypatch):
+    monkeypatch.setattr(dht_module, "DIALS_A_MINUTE", 3)
+    monkeypatch.setattr(dht_module, "DIALS_OF_OTHERS", 2)
+    hub_identity = Identity.generate()
+    member, member_dht = await daemons(trusted=lambda peer: peer == hub_identity.peer_id)
+    node, node_dht = await daemons(bootstrap=configured_peers(member.addresses))
+    for number in range(10):
+        node_dht._store.put(leading_to(door, Identity.generate(), f"f{number}"))
+    await node_dht.lookup(HUB, hub_identity.peer_id)
+    assert door.visits == 1
+    wanted = sign(hub_identity, HUB, [], sequence=1)
+    member_dht._keep(wanted)
+    assert not node.is_connected(member.peer_id), "it has to be dialled once more"
+    assert await node_dht.lookup(HUB, hub_identity.peer_id) == wanted
 
 
 @pytest.mark.slow
