@@ -4,7 +4,8 @@ A node says where it can be reached, and could as well name a machine in the hub
 
 - IP addresses from which the node's own connection came when it joined; if that is one of the hub's machine, all
   addresses of this machine, loopback included;
-- IP addresses and networks the operator approved, for all nodes or for this one;
+- IP addresses and networks the operator approved, for all nodes or for this one; but of the hub's own machine only
+  addresses approved one by one, since a network is meant for machines elsewhere;
 - host names the operator approved for this node, and those of which every address is approved as above.
 
 Everything else is refused, and so is what cannot be read with certainty. Names are looked up before
@@ -55,11 +56,13 @@ class Approval:
         networks: of IP addresses, single ones as networks of one.
         names: host names, in lower case.
         relays: multiaddrs of relays ending in ``/p2p/`` and a PeerId; nodes may be reached through these.
+        own: addresses of the hub's machine.
     """
 
     networks: tuple[Network, ...] = ()
     names: frozenset[str] = frozenset()
     relays: tuple[str, ...] = ()
+    own: frozenset[Address] = frozenset()
 
     @classmethod
     def of(cls, hosts: Iterable[str], relays: Iterable[str] = ()) -> Approval:
@@ -91,20 +94,32 @@ class Approval:
                 networks.append(_single(address))
                 if is_own(host, own):
                     networks += [*LOOPBACK, *map(_single, own)]
-        return replace(self, networks=(*self.networks, *networks))
+        return replace(self, networks=(*self.networks, *networks), own=self.own | frozenset(own))
 
     def __or__(self, other: Approval) -> Approval:
-        return Approval((*self.networks, *other.networks), self.names | other.names, (*self.relays, *other.relays))
+        return Approval(
+            (*self.networks, *other.networks),
+            self.names | other.names,
+            (*self.relays, *other.relays),
+            self.own | other.own,
+        )
 
     def objection(self, address: Address) -> str:
         """Why this address may not be dialled; empty if it may."""
-        if address.is_unspecified or address.is_multicast or address == _BROADCAST:
+        if any(place.is_unspecified or place.is_multicast or place == _BROADCAST for place in _meant(address)):
             return f"{address} is no address of one machine"
-        for network in self.networks:
-            # A wide network is meant for machines elsewhere: what is local has to be named.
-            if address in network and _is_local(address) <= _is_local(network):
-                return ""
+        local = self.is_local(address)
+        covering = [network for network in self.networks if address in network]
+        # A wide network is meant for machines elsewhere: what is local has to be named.
+        if any(not local or _is_local(network) or network.num_addresses == 1 for network in covering):
+            return ""
+        if covering:
+            return f"{address} may be of the hub's own machine, and is not approved by itself"
         return f"{address} is neither where its connection comes from nor approved"
+
+    def is_local(self, address: Address) -> bool:
+        """Whether it means the hub's machine, or another one on each line."""
+        return any(_is_local(place) or place in self.own for place in _meant(address))
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +278,7 @@ def _addresses(host: str, approval: Approval, resolved: Mapping[str, Collection[
         raise _Refused(f"no address of {name} was found")
     if name in approval.names:
         # Whoever manages the name must not lead the hub to the hub's own machine with it.
-        elsewhere = tuple(_single(address) for address in found if not _is_local(address))
+        elsewhere = tuple(_single(address) for address in found if not approval.is_local(address))
         approval = replace(approval, networks=(*approval.networks, *elsewhere))
     for address in found:
         _judged(address, approval)
@@ -280,8 +295,25 @@ def _judged(address: Address, approval: Approval) -> str:
 
 
 def _is_local(place: Address | Network) -> bool:
-    """Whether it means this machine, or another one on each line."""
     return place.is_loopback or place.is_link_local
+
+
+def _meant(address: Address) -> tuple[Address, ...]:
+    """The address, and the IPv4 addresses in it to which a gateway (NAT64, 6to4, Teredo) may send what is for it."""
+    if address.version == 4:
+        return (address,)
+    found: list[Address] = [address]
+    if any(address in network for network in _TRANSLATED) and int(address) > 1:
+        found.append(IPv4Address(int(address) & 0xFFFFFFFF))
+    if address.sixtofour is not None:
+        found.append(address.sixtofour)
+    if address.teredo is not None:
+        found += address.teredo
+    return tuple(found)
+
+
+_TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("::/96"))
+"""Prefixes before an IPv4 address: of NAT64, of NAT64 within a site, and of IPv4-compatible addresses."""
 
 
 def _prefix(address: Address) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Collection, Mapping
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -92,6 +92,86 @@ def test_a_node_on_the_hubs_own_machine_is_dialled_at_all_its_addresses(seen: st
     assert found.endpoints.flight == "grpc+tls://127.0.0.1:50052"
     for address in own:
         assert dialled(f"/ip4/{address}/tcp/1", observed=["127.0.0.1"], own=own).refused == ()
+
+
+OWN = ["198.51.100.4", "2001:db8:1::4"]
+
+
+@pytest.mark.parametrize("address", ["/ip4/198.51.100.4/tcp/22", "/ip6/2001:db8:1::4/tcp/22"])
+def test_the_hubs_own_addresses_are_approved_one_by_one_or_not_at_all(address: str) -> None:
+    wide = ["0.0.0.0/0", "::/0", "198.51.100.0/24", "198.51.100.4/31", "2001:db8:1::/64"]
+    assert dialled(address, own=OWN, hosts=wide).endpoints.multiaddrs == ()
+    assert "hub's own machine" in dialled(address, own=OWN, hosts=wide).refused[0]
+    assert dialled(address, own=OWN, hosts=[*wide, *OWN]).endpoints.multiaddrs == (address,)
+    assert dialled(address, own=OWN, observed=["127.0.0.1"]).endpoints.multiaddrs == (address,)
+    assert dialled(address, own=[], hosts=wide).endpoints.multiaddrs == (address,)
+
+
+@pytest.mark.parametrize("found", [*OWN, "64:ff9b::198.51.100.4", "2002:c633:6404::1", "::198.51.100.4"])
+def test_a_name_the_operator_approved_does_not_lead_to_the_hubs_own_addresses(found: str) -> None:
+    known: dict[str, Any] = {"hosts": ["node.example", "::/0", "0.0.0.0/0"], "resolved": {"node.example": [found]}}
+    announced = "grpc+tls://node.example:22"
+    assert dialled(flight=announced, own=OWN, **known).endpoints.flight == ""
+    assert dialled(flight=announced, own=[], **known).endpoints.flight != ""
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "64:ff9b::127.0.0.1",
+        "64:ff9b::169.254.169.254",
+        "64:ff9b::0.0.0.0",
+        "64:ff9b:1::127.0.0.1",
+        "2002:7f00:1::",
+        "2002:a9fe:a9fe::1",
+        "::127.0.0.1",
+        "2001:0:7f00:1::",
+        "64:ff9b::224.0.0.251",
+    ],
+)
+def test_an_ipv4_address_within_another_is_judged_too(address: str) -> None:
+    assert dialled(f"/ip6/{address}/tcp/1", hosts=["::/0"]).endpoints.multiaddrs == ()
+
+
+def unmapped(address: Address) -> Address:
+    """As interfaces spell it."""
+    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
+
+
+def within(address: IPv4Address) -> st.SearchStrategy[Address]:
+    """The address, or one of IPv6 that a gateway sends to it."""
+    number = int(address)
+    return st.one_of(
+        st.just(address),
+        st.just(IPv6Address(0xFFFF << 32 | number)),
+        st.just(IPv6Address(0x64FF9B << 96 | number)),
+        st.integers(0, 2**80 - 1).map(lambda rest: IPv6Address(0x2002 << 112 | number << 80 | rest)),
+    )
+
+
+@given(
+    own=st.lists(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6).map(unmapped)), min_size=1, max_size=3),
+    lengths=st.lists(st.integers(0, 127), max_size=4),
+    named=st.booleans(),
+    data=st.data(),
+)
+def test_no_network_however_wide_and_no_name_leads_to_the_hubs_machine(
+    own: list[Address], lengths: list[int], named: bool, data: st.DataObject
+) -> None:
+    target = data.draw(st.sampled_from(own))
+    spelt = data.draw(within(target)) if isinstance(target, IPv4Address) else target
+    plain = unmapped(spelt)
+    wide = [str(ip_network((plain, min(length, plain.max_prefixlen - 1)), strict=False)) for length in lengths]
+    found = dialled(
+        f"/ip{spelt.version}/{spelt}/tcp/22",
+        f"/dns{plain.version}/node.example/tcp/22",
+        own=[str(address) for address in own],
+        observed=[],
+        hosts=[*(text for text in wide if not ip_network(text).is_loopback and not ip_network(text).is_link_local)]
+        + ["node.example"] * named,
+        resolved={"node.example": [str(plain)]},
+    )
+    assert found.endpoints.multiaddrs == ()
 
 
 def test_localhost_is_this_machine_and_nobody_elses() -> None:

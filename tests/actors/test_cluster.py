@@ -642,7 +642,9 @@ async def test_a_hub_that_libp2p_does_not_reach_is_joined_over_http_until_it_doe
 
     async def join_over_http(url: str, hub_peer_id: str, key: bytes, application: Any) -> Registered:
         posted.append((url, hub_peer_id, key))
-        return Registered(cluster_id=uuid4(), hub_proof=b"p" * 32, schema_version=1)
+        return Registered(
+            cluster_id=uuid4(), hub_proof=b"p" * 32, schema_version=1, next_hub_peer_id=NEXT_HUB.peer_id
+        )
 
     monkeypatch.setattr("actors.hub_link.join_over_http", join_over_http)
     reachable = False
@@ -656,6 +658,7 @@ async def test_a_hub_that_libp2p_does_not_reach_is_joined_over_http_until_it_doe
     await trio.sleep(1)
     assert posted == [("https://hub.example", HUB.peer_id, KEY)]
     assert (node.state()["state"], node.state()["over"]) == ("joined", "HTTP")
+    assert node.pins.successor == NEXT_HUB.peer_id
     searched = len(node.searches)
     await trio.sleep(ALONE_SECONDS / 2)
     assert len(node.searches) > searched
