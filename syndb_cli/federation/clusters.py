@@ -310,11 +310,16 @@ def _row(node: dict[str, Any]) -> list[Any]:
         _at(node["health_since"]),
         len(node["datasets"]),
         sum(sum(dataset["row_counts"].values()) for dataset in node["datasets"]),
-        node["schema_version"],
+        _schema(node),
         node["latency_ms"],
         None if node["clock_skew_ms"] is None else f"{node['clock_skew_ms'] / 1000:+.1f} s",
         node["institution"],
     ]
+
+
+def _schema(node: dict[str, Any]) -> str:
+    state = node["schema_state"]
+    return f"{node['schema_version']} {state}" if state in ("behind", "ahead") else str(node["schema_version"])
 
 
 def _state(node: dict[str, Any]) -> str:

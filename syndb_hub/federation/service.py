@@ -20,6 +20,7 @@ from syndb_common.syql.plan import Plan, Scope
 Health = Literal["healthy", "degraded", "unreachable", "unknown"]
 Standing = Literal["pending", "waiting", "active", "inactive"]
 Require = Literal["any", "all"]
+SchemaState = Literal["current", "behind", "ahead", "unknown"]
 
 
 class _View(BaseModel):
@@ -46,6 +47,8 @@ class ClusterView(_View):
     Attributes:
         health_cause: why it is not healthy.
         standing: whether it takes part; ``is_active`` is ``standing == "active"``.
+        schema_state: its schema version beside the hub's; ``unknown`` until a node has joined under the name. A node
+            that is ``behind`` is sent what it lacks, one that is ``ahead`` needs the hub to be updated.
         secret: what it joined with: ``password``, ``previous password``, ``invitation or older password``, or empty
             when that is not known.
         refused_addresses: what it announced and the hub does not dial, because nobody approved it.
@@ -66,6 +69,7 @@ class ClusterView(_View):
     health_since: datetime | None = None
     is_active: bool = True
     schema_version: int = 0
+    schema_state: SchemaState = "unknown"
     protocol_version: int = 1
     secret: str = ""
     latency_ms: float | None = None

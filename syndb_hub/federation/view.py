@@ -12,7 +12,7 @@ import trio
 from actors.directory import Cluster, ClusterRecord, Directory, Health, false_claims, owned
 from syndb_common.errors import NotFound
 from syndb_common.tables.versions import PublishedVersion
-from syndb_hub.federation.service import ClusterView, DatasetView, FederationStatus
+from syndb_hub.federation.service import ClusterView, DatasetView, FederationStatus, SchemaState
 
 MAX_CLAIMS = 5
 """How many ignored data sets of a node are named."""
@@ -97,6 +97,7 @@ class DirectoryView:
                 causes.get(cluster.record.id, ""),
                 self._datasets(cluster),
                 self._secret_of(cluster.record.key_id),
+                schema_state(cluster.record, self._schema_version),
             )
             for cluster in chosen
         ]
@@ -127,7 +128,16 @@ class DirectoryView:
         return shown.datasets
 
 
-def _cluster(cluster: Cluster, claims: str, datasets: tuple[DatasetView, ...], secret: str) -> ClusterView:
+def schema_state(record: ClusterRecord, hub: int) -> SchemaState:
+    """How a node's schema version stands to the hub's."""
+    if record.peer_id is None:
+        return "unknown"
+    return "current" if record.schema_version == hub else "behind" if record.schema_version < hub else "ahead"
+
+
+def _cluster(
+    cluster: Cluster, claims: str, datasets: tuple[DatasetView, ...], secret: str, state: SchemaState
+) -> ClusterView:
     record = cluster.record
     flight = urlsplit(record.endpoints.flight)
     return ClusterView(
@@ -146,6 +156,7 @@ def _cluster(cluster: Cluster, claims: str, datasets: tuple[DatasetView, ...], s
         health_since=cluster.since,
         is_active=record.is_active,
         schema_version=record.schema_version,
+        schema_state=state,
         protocol_version=record.protocol_version,
         secret=secret,
         latency_ms=_milliseconds(cluster.latency_seconds),

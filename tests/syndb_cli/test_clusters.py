@@ -34,6 +34,8 @@ def test_nodes_are_listed_with_standing_and_what_to_do(hub: SmallHub) -> None:
     assert "syndb federation clusters activate worm-lab" in done.stderr
     [shown] = json.loads(federation("clusters", "--json").stdout)
     assert (shown["name"], shown["standing"], shown["secret"]) == ("worm-lab", "waiting", "password")
+    assert shown["schema_state"] == "behind"
+    assert "behind" in done.stdout
 
 
 def test_a_node_is_approved_excluded_and_let_in_again(hub: SmallHub) -> None:

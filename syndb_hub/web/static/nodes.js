@@ -55,8 +55,13 @@ function troubles(cluster) {
   return found;
 }
 
+function schema(cluster) {
+  const differs = ["behind", "ahead"].includes(cluster.schema_state);
+  return `schema ${cluster.schema_version}${differs ? `, ${cluster.schema_state} of the hub` : ""}`;
+}
+
 function facts(cluster) {
-  const found = [plural(cluster.datasets.length, "data set"), `schema ${cluster.schema_version}`];
+  const found = [plural(cluster.datasets.length, "data set"), schema(cluster)];
   if (cluster.standing !== "active" || cluster.health === "healthy") return found;
   if (cluster.health_since) found.push(`${cluster.health} for ${lasting(cluster.health_since)}`);
   if (cluster.last_seen) found.push(`last seen ${ago(cluster.last_seen)}`);
