@@ -112,7 +112,9 @@ class Dht:
         self._member = Member(
             host, self._store, trusted=self._belongs, vouches=vouches, on_put=lambda _record: self._changed()
         )
-        self._unsaved = False
+        self._changes = 0
+        self._saved = 0
+        """Of the changes, those that are on the disk."""
         self._own: Record | None = None
         self._keepers = Keepers(identity.peer_id, hands_on=name == HUB)
         self._published: tuple[str, ...] = ()
@@ -134,6 +136,9 @@ class Dht:
                 while True:
                     try:
                         await self._publish()
+                    except (OSError, ConfigError) as error:
+                        log.warning("nothing_published", why=str(error), again_in_seconds=RETRY_SECONDS)
+                        await trio.sleep(RETRY_SECONDS)
                     except Exception:
                         log.exception("publishing_failed", again_in_seconds=RETRY_SECONDS)
                         await trio.sleep(RETRY_SECONDS)
@@ -204,7 +209,7 @@ class Dht:
             self._changed()
 
     def _changed(self) -> None:
-        self._unsaved = True
+        self._changes += 1
 
     # Publishing
 
@@ -240,9 +245,9 @@ class Dht:
         age = math.inf if self._own is None else time.time() - self._own.issued
         if addresses == self._published and 0 <= age < REPUBLISH_SECONDS:
             return
-        self._published = addresses
         sequence = await trio.to_thread.run_sync(self._sequences.next, limiter=_DISK)
         self._own = sign(self._identity, self._name, addresses, sequence=sequence)
+        self._published = addresses
         self._keep(self._own)
 
     # Reaching members
@@ -287,13 +292,15 @@ class Dht:
 
     def _load(self) -> None:
         """Take back what was kept, as far as it still counts."""
-        if self._file is None or not self._file.exists():
+        if self._file is None:
             return
         try:
             with self._file.open("rb") as file:
                 kept = msgpack.unpackb(file.read(MAX_FILE_BYTES))
             for key, value in kept:
                 self._load_one(key, value)
+        except FileNotFoundError:
+            return
         except (OSError, ValueError, TypeError) as error:
             log.warning("records_not_read", path=str(self._file), why=str(error))
 
@@ -309,14 +316,16 @@ class Dht:
             await self._save()
 
     async def _save(self) -> None:
-        if self._file is None or not self._unsaved:
+        changes = self._changes
+        if self._file is None or changes == self._saved:
             return
-        self._unsaved = False
         content = msgpack.packb([(record.key, record.encoded) for record in self._store.all()])
         try:
             await trio.to_thread.run_sync(write_private, self._file, content, limiter=_DISK)
         except ConfigError as error:
             log.warning("records_not_saved", why=error.message)
+        else:
+            self._saved = changes
 
 
 class _Search:

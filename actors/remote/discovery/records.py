@@ -165,17 +165,28 @@ class SequenceNumbers:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._last = 0
-        if path is not None and path.exists():
-            text = path.read_text(encoding="ascii", errors="replace").strip()
-            self._last = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
+        self._last: int | None = None
 
     def next(self) -> int:
-        """The next number, on the disk before it is used. Blocks for the disk."""
+        """The next number, on the disk before it is used. Blocks for the disk.
+
+        Raises:
+            OSError: the last one cannot be read.
+            ConfigError: this one cannot be written.
+        """
+        if self._last is None:
+            self._last = self._read()
         self._last = max(int(time.time() * 1000), self._last + 1)
         if self._path is not None:
             write_private(self._path, f"{self._last}\n")
         return self._last
+
+    def _read(self) -> int:
+        try:
+            text = "" if self._path is None else self._path.read_text(encoding="ascii", errors="replace").strip()
+        except FileNotFoundError:
+            return 0
+        return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
 
 
 def _pair(encoded: bytes) -> tuple[bytes, bytes]:

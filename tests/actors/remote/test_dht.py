@@ -8,6 +8,7 @@ import pytest
 import trio
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.kad_dht.pb.kademlia_pb2 import Record as WireRecord
+from structlog.testing import capture_logs
 
 from actors.remote.discovery import dht as dht_module
 from actors.remote.discovery import kademlia
@@ -397,3 +398,45 @@ async def test_damaged_files_of_a_former_life_are_left_behind(daemons, tmp_path)
     tmp_path.joinpath("records").write_bytes(b"\xc1nonsense")
     _, dht = await daemons(folder=tmp_path)
     assert not dht.records
+
+
+async def test_a_daemon_whose_folder_cannot_be_used_answers_and_asks_all_the_same(daemons, tmp_path):
+    hub_identity = Identity.generate()
+    for name in ("sequence", "records"):
+        tmp_path.joinpath(name).mkdir()
+    is_hub = {"trusted": lambda peer: peer == hub_identity.peer_id}
+    with capture_logs() as logs:
+        member, member_dht = await daemons(name=cluster("a"), folder=tmp_path, **is_hub)
+        _, asking = await daemons(bootstrap=configured_peers(member.addresses))
+        wanted = sign(hub_identity, HUB, [], sequence=1)
+        member_dht._keep(wanted)
+        assert await asking.lookup(HUB, hub_identity.peer_id) == wanted
+        await settle(lambda: {"records_not_read", "nothing_published"} <= {line["event"] for line in logs})
+
+
+@pytest.mark.parametrize("way", ["in between", "when it stops"])
+async def test_records_that_could_not_be_saved_are_saved_later(nursery, tmp_path, monkeypatch, way):
+    monkeypatch.setattr(dht_module, "SAVE_SECONDS", 0.1)
+    folder, identity = tmp_path / "dht", Identity.generate()
+    folder.write_text("in the way")
+
+    def a_life():
+        host = Host(identity, [LOOPBACK])
+        return Dht(host, identity, name=None, trusted=lambda _peer_id: False, folder=folder)
+
+    first = a_life()
+    with capture_logs() as logs:
+        async with trio.open_nursery() as running:
+            await running.start(first.run)
+            first._keep(sign(Identity.generate(), HUB, [], sequence=1))
+            await settle(lambda: any(line["event"] == "records_not_saved" for line in logs))
+            if way == "when it stops":
+                monkeypatch.setattr(dht_module, "SAVE_SECONDS", 3600)
+                await trio.sleep(0.3)
+            folder.unlink()
+            if way == "in between":
+                await settle(folder.joinpath("records").exists)
+            running.cancel_scope.cancel()
+    second = a_life()
+    await nursery.start(second.run)
+    assert second.records == first.records
