@@ -18,6 +18,7 @@ import json
 import os
 import re
 import secrets
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -180,9 +181,9 @@ def _render_section(model: type[BaseModel], values: Mapping[str, Any], above: tu
         if field.description or variable:
             yield f"# {field.description or ''}{variable}"
         if name in values:
-            yield f"{name} = {_toml(values[name])}"
+            yield f"{name} = {toml_value(values[name])}"
         elif not field.is_required():
-            shown = _toml(field.get_default(call_default_factory=True))
+            shown = toml_value(field.get_default(call_default_factory=True))
             yield f"{name} = {shown}" if name == "schema_version" else f"# {name} = {shown}"
         else:
             yield f'# {name} = "..."  (required)'
@@ -192,32 +193,35 @@ def _render_section(model: type[BaseModel], values: Mapping[str, Any], above: tu
         for key in name.split(".", 1):
             inside = inside.get(key, {})
         yield ""
-        yield f"[{'.'.join(key if _BARE_KEY.fullmatch(key) else _toml(key) for key in path)}]"
+        yield f"[{'.'.join(key if _BARE_KEY.fullmatch(key) else toml_value(key) for key in path)}]"
         if section.__doc__:
             yield f"# {section.__doc__.splitlines()[0]}"
         yield from _render_section(section, inside, path)
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A value as TOML writes it."""
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     if isinstance(value, Path):
         value = str(value)
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
     # JSON's strings are TOML's, but for surrogate pairs, which TOML does not know, and DEL, which it wants escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def write_private(path: Path, content: str | bytes, *, replace: bool = True) -> None:
+def write_private(path: Path, content: str | bytes, *, replace: bool = True, keep_mode: bool = False) -> None:
     """Write a file that only its owner may read, whole or not at all, also when the power fails.
 
-    Its folder is made when there is none.
+    Its folder is made when there is none. What root writes belongs to the owner of the file that it replaces, or else
+    of the folder: a service without privileges must be able to read what its operator writes with them.
 
     Args:
         path: the file.
         content: all of it.
         replace: False leaves an existing file as it is, also one that another process makes at the same moment.
+        keep_mode: let those read it who may read the file that it replaces.
 
     Raises:
         ConfigError: it cannot be written.
@@ -229,6 +233,7 @@ def write_private(path: Path, content: str | bytes, *, replace: bool = True) -> 
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
+                _hand_over(descriptor, path, keep_mode=keep_mode)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -244,6 +249,21 @@ def write_private(path: Path, content: str | bytes, *, replace: bool = True) -> 
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
     except UnicodeEncodeError as error:
         raise ConfigError(f"cannot write {path}: a value is no text") from error
+
+
+def _hand_over(descriptor: int, path: Path, *, keep_mode: bool) -> None:
+    """Give a new file the owner, and perhaps the mode, of the one it stands in for."""
+    exists = path.exists()
+    model = (path if exists else path.parent).stat()
+    if os.geteuid() == 0:
+        os.fchown(descriptor, model.st_uid, model.st_gid)
+    elif exists and keep_mode and model.st_gid != os.fstat(descriptor).st_gid:
+        try:
+            os.fchown(descriptor, -1, model.st_gid)
+        except PermissionError:
+            return  # the mode is for a group that we cannot give it to
+    if exists and keep_mode:
+        os.fchmod(descriptor, stat.S_IMODE(model.st_mode) & 0o666)
 
 
 def sync_folder(folder: Path) -> None:

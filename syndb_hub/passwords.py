@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,13 +20,20 @@ from actors.admission import Keyring
 from actors.directory import Standing
 from actors.remote.proof import derive_key, generate_secret, key_id
 from syndb_common.errors import ConfigError, Conflict, NotFound
-from syndb_common.settings import environment_variables, load, render, write_private
+from syndb_common.settings import environment_variables, load, render, toml_value, write_private
 from syndb_hub.settings import FederationSettings, HubSettings
 from syndb_hub.store.clusters import Clusters
 from syndb_hub.store.database import Store
 from syndb_hub.store.invitations import Invitations
 
 _KEY = "federation.password"
+_NAMES = ("password", "previous_password")
+_HEADER = re.compile(r"\s*\[+\s*(?P<name>[^\]]*?)\s*\]")
+_PASSWORD = re.compile(
+    r"""(?P<indent>[ \t]*)(?P<name>password|previous_password)[ \t]*=[ \t]*("([^"\\\n]|\\.)*"|'[^'\n]*')"""
+    r"(?P<comment>[ \t]*(#.*)?\n?)$"
+)
+"""One of the two on a line of its own; whoever writes it in another way gets the file rendered anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,4 +123,29 @@ def _read(config: Path) -> dict[str, Any]:
 
 
 def _write(config: Path, values: Mapping[str, Any]) -> None:
-    write_private(config, render(HubSettings, values))
+    edited = _edited(config.read_text(encoding="utf-8"), values["federation"])
+    write_private(config, edited if _says(edited, values) else render(HubSettings, values), keep_mode=True)
+
+
+def _edited(text: str, federation: Mapping[str, Any]) -> str:
+    """The file with other passwords in its section; all else, comments too, is as the operator wrote it."""
+    lines, inside = [], False
+    for line in text.splitlines(keepends=True):
+        if header := _HEADER.match(line):
+            inside = header["name"] == "federation"
+        found = _PASSWORD.match(line) if inside else None
+        if found is None:
+            lines.append(line)
+        elif found["name"] == "password":
+            for name in _NAMES:
+                if name in federation:
+                    comment = found["comment"].rstrip("\n") if name == "password" else ""
+                    lines.append(f"{found['indent']}{name} = {toml_value(federation[name])}{comment}\n")
+    return "".join(lines)
+
+
+def _says(text: str, values: Mapping[str, Any]) -> bool:
+    try:
+        return tomllib.loads(text) == values
+    except tomllib.TOMLDecodeError:
+        return False

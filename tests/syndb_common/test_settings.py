@@ -338,6 +338,40 @@ def test_a_private_file_is_the_owners_alone_from_its_first_byte(tmp_path: Path) 
     assert [each.name for each in path.parent.iterdir()] == ["daemon.toml"]
 
 
+@pytest.mark.parametrize("mode", [0o640, 0o400, 0o600])
+def test_a_file_of_the_operator_keeps_its_mode(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "daemon.toml"
+    path.write_text("first")
+    path.chmod(mode)
+    write_private(path, "second", keep_mode=True)
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("second", mode)
+
+
+def test_what_root_writes_belongs_to_the_owner_of_the_file_before_or_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "fchown", lambda _, uid, gid: given.append((uid, gid)))
+    ours = (tmp_path.stat().st_uid, tmp_path.stat().st_gid)
+    write_private(tmp_path / "key", "first")
+    write_private(tmp_path / "key", "second")
+    assert given == [ours, ours]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_service_without_privileges_can_read_what_root_wrote(tmp_path: Path) -> None:
+    os.chown(tmp_path, 1234, 1235)
+    write_private(tmp_path / "key", "new")
+    config = tmp_path / "daemon.toml"
+    config.write_text("first")
+    os.chown(config, 1236, 1237)
+    write_private(config, "second", keep_mode=True)
+    owners = [(each.stat().st_uid, each.stat().st_gid) for each in (tmp_path / "key", config)]
+    assert owners == [(1234, 1235), (1236, 1237)]
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+
+
 def test_a_private_file_that_must_not_be_replaced_is_that_of_whoever_was_first(tmp_path: Path) -> None:
     path = tmp_path / "key"
     write_private(path, b"first", replace=False)

@@ -59,6 +59,57 @@ def test_rotating_makes_a_new_password_and_keeps_the_former_and_everything_else(
     assert new not in done.output
 
 
+MINE = """\
+# ours
+data_dir = "{folder}"   # on the big disk
+
+[http]
+# password = "not this one"
+port = 1234
+
+[federation] # the important part
+# Ask Ana before changing this.
+  password = 'it''s "old" #1'  # handed out in May
+require_approval = true
+# the end
+"""
+
+
+def test_what_the_operator_wrote_besides_stays(syndb_hub: Command, config: Path, settings: HubSettings) -> None:
+    before = MINE.format(folder=settings.data_dir).replace("it''s", "it is")
+    config.write_text(before)
+    config.chmod(0o640)
+    old, _ = passwords(config)
+    syndb_hub("password", "rotate", "--config", str(config))
+    new, previous = passwords(config)
+    assert (previous, stat.S_IMODE(config.stat().st_mode)) == (old, 0o640)
+    syndb_hub("password", "rotate", "--config", str(config), "--force")
+    assert passwords(config)[1] == new
+    newest, _ = passwords(config)
+    assert syndb_hub("password", "retire", "--config", str(config), "--force").exit_code == 0
+    assert config.read_text() == before.replace("""'it is "old" #1'""", f'"{newest}"')
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        'federation.password = "old"\ndata_dir = "{folder}"\n',
+        'data_dir = "{folder}"\nfederation = {{password = "old"}}\n',
+        'data_dir = "{folder}"\n[federation]\npassword = """old"""\n',
+        'data_dir = "{folder}"\n["federation"]\n"password" = "old"\n',
+        'data_dir = "{folder}"\n[federation]\nprevious_password = ""\npassword = "old"',
+    ],
+)
+def test_a_password_is_rotated_however_the_file_is_written(
+    syndb_hub: Command, config: Path, settings: HubSettings, written: str
+) -> None:
+    config.write_text(written.format(folder=settings.data_dir))
+    assert syndb_hub("password", "rotate", "--config", str(config)).exit_code == 0
+    new, previous = passwords(config)
+    assert (previous, new != "old") == ("old", True)
+    assert load(HubSettings, config, {}).data_dir == settings.data_dir
+
+
 def test_a_second_rotation_would_lose_the_previous_password_and_needs_force(syndb_hub: Command, config: Path) -> None:
     rotate = ("password", "rotate", "--config", str(config))
     syndb_hub(*rotate)
