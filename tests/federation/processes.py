@@ -25,6 +25,13 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
+def memory_bytes(daemon: Daemon) -> int:
+    """Memory of a daemon's own process; pages that it shares count in part."""
+    assert daemon.process is not None
+    lines = Path(f"/proc/{daemon.process.pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
 def eventually(done: Callable[[], bool], *, seconds: float) -> bool:
     """Whether something becomes true in time."""
     until = time.monotonic() + seconds
