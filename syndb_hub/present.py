@@ -18,6 +18,7 @@ from syndb_hub.settings import HubSettings
 log = structlog.get_logger(__name__)
 
 CHANGEABLE = frozenset({"log_level", "federation.password", "federation.previous_password"})
+UNCHANGED = "Under systemd the service has a copy of the configuration from its start: restart it after a change."
 _files = trio.CapacityLimiter(1)
 
 
@@ -71,6 +72,8 @@ class Present:
             log.warning("these keys count from the next start on", keys=sorted(changed - CHANGEABLE))
         if self._next_peer_id != next_before:
             log.info("the next key is announced" if self._next_peer_id else "no next key", peer_id=self._next_peer_id)
+        elif not changed:
+            log.warning("nothing has changed", hint=UNCHANGED)
 
     async def _take(self, settings: HubSettings) -> None:
         found = await keyring(settings.federation, self._peer_id)
