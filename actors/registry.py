@@ -54,6 +54,7 @@ from actors.remote.identity import is_signed_by
 from actors.remote.proof import Transcript, http_statement, hub_proof
 from actors.runtime import Actor, ActorError, MailboxFull, handle
 from actors.sightings import farewell, sighted
+from actors.standings import announced, keyless, unseen
 from syndb_common.errors import Conflict, InvalidRequest, JoinRefused, NotFound, SynDBError
 from syndb_common.messages import (
     Acknowledged,
@@ -74,14 +75,6 @@ LOOKED_UP_SECONDS = 30.0
 
 MAX_NODES = 1000
 """Names a hub keeps: who knows the password could else fill its memory and its store with them."""
-
-_CAUSES = {
-    Standing.PENDING: "no node has proved this name yet",
-    Standing.WAITING: "waits for the approval of the hub's operator",
-    Standing.ACTIVE: "not checked yet",
-    Standing.INACTIVE: "deactivated",
-}
-_NO_KEY = "its key was revoked, or it had none: waits for a node that proves the name, and then for approval"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +148,9 @@ class Registry(Actor):
         revoked = await self._store.revoked_peers()
         stored = [record for record in await self._store.load() if record.id not in known]
         # An older release kept the two facts apart, and a backup may.
-        records = [_keyless(record) if record.peer_id in revoked else record for record in stored]
+        records = [keyless(record) if record.peer_id in revoked else record for record in stored]
         catalogues = await self._store.load_catalogues() if records else {}
-        loaded = [_announced(_unseen(Cluster(record), record), catalogues.get(record.id)) for record in records]
+        loaded = [announced(unseen(Cluster(record), record), catalogues.get(record.id)) for record in records]
         for cluster in (*known.values(), *loaded):
             self._publish(cluster)
         self._claims = Claims(self._directory.clusters.values())
@@ -292,9 +285,9 @@ class Registry(Actor):
         record = cluster.record
         if record.peer_id is None:
             raise Conflict(f"{record.name} has no key", hint="Nothing needs to be revoked.")
-        keyless = _keyless(record)
-        await self._store.revoke(keyless, record.peer_id, message.cause)
-        self._publish(_unseen(cluster, keyless))
+        without = keyless(record)
+        await self._store.revoke(without, record.peer_id, message.cause)
+        self._publish(unseen(cluster, without))
         log.warning("key revoked", cluster=record.name, peer_id=record.peer_id, cause=message.cause)
 
     @handle
@@ -312,7 +305,7 @@ class Registry(Actor):
         """The addresses of a node's host names are known."""
         cluster = self._directory.get(message.cluster_id)
         if cluster is not None:
-            self._book.learn(message.cluster_id, message.found)
+            self._book.learn(message.cluster_id, message.found, self.context.clock.now())
             # It may have joined again with other names while these were looked up.
             self._publish(cluster, look_up=not names(cluster.record.endpoints) <= message.found.keys())
 
@@ -346,7 +339,7 @@ class Registry(Actor):
         if known is None or record != known.record:
             await self._store.save(record)
         if known is None or known.record.peer_id is None:
-            known = _unseen(Cluster(record) if known is None else known, record)
+            known = unseen(Cluster(record) if known is None else known, record)
         self._publish(replace(known, record=record, failures=0))
         log.info("node registered", cluster=record.name, peer_id=record.peer_id, standing=record.standing)
         if record.is_active:
@@ -364,13 +357,13 @@ class Registry(Actor):
         """Give a node another standing."""
         record = cluster.record
         await self._store.save(record)
-        self._publish(_unseen(cluster, record))
+        self._publish(unseen(cluster, record))
         log.info("standing changed", cluster=record.name, standing=record.standing)
 
     def _catalogue(self, cluster: Cluster, message: CatalogAnnouncement) -> None:
-        announced = _announced(cluster, message)
-        self._directory.publish([announced])
-        self._claims.update(cluster, announced, self._directory)
+        now = announced(cluster, message)
+        self._directory.publish([now])
+        self._claims.update(cluster, now, self._directory)
         if message.revision != cluster.catalogue_revision:
             self._keeper.catalogue(cluster.record.id, message)
 
@@ -382,6 +375,8 @@ class Registry(Actor):
             before = self._directory.get(seen.cluster_id)
             if before is None or not before.record.is_active:
                 continue
+            if self._book.is_due(seen.cluster_id, self.context.clock.now()):
+                self._start_look_up(before)
             now = sighted(before, seen)
             self._directory.publish([now])
             if now.record is not before.record:
@@ -395,9 +390,13 @@ class Registry(Actor):
     def _publish(self, cluster: Cluster, *, look_up: bool = True) -> None:
         """Publish a node whose place may have changed; names it announces are looked up beside the handlers."""
         self._directory.publish([self._book.place(cluster)])
+        if look_up:
+            self._start_look_up(cluster)
+
+    def _start_look_up(self, cluster: Cluster) -> None:
         cluster_id = cluster.record.id
         wanted = cluster.record.peer_id is not None and bool(names(cluster.record.endpoints))
-        if look_up and wanted and cluster_id not in self._looking_up:
+        if wanted and cluster_id not in self._looking_up:
             self._looking_up.add(cluster_id)
             self.context.start_soon(self._look_up, cluster)
 
@@ -442,30 +441,3 @@ class Registry(Actor):
         if not isinstance(sender, str):
             raise InvalidRequest("this message must come from a peer")
         return sender
-
-
-def _keyless(record: ClusterRecord) -> ClusterRecord:
-    """The name after its key was revoked. It waits for the operator even when another key has proved itself; one that
-    was deactivated stays so. Where to dial is approved anew, since the next key may be of another machine."""
-    standing = Standing.INACTIVE if record.standing is Standing.INACTIVE else Standing.WAITING
-    return replace(record, peer_id=None, key_id="", observed_hosts=(), approved_hosts=(), standing=standing)
-
-
-def _unseen(cluster: Cluster, record: ClusterRecord) -> Cluster:
-    """The node in a standing in which nobody has seen it yet; what it holds stays."""
-    return Cluster(
-        record,
-        cause=_NO_KEY if record.peer_id is None and record.standing is Standing.WAITING else _CAUSES[record.standing],
-        catalogue_revision=cluster.catalogue_revision,
-        versions=cluster.versions,
-        sharing=cluster.sharing,
-    )
-
-
-def _announced(cluster: Cluster, message: CatalogAnnouncement | None) -> Cluster:
-    """The node with what it announced."""
-    if message is None:
-        return cluster
-    return replace(
-        cluster, catalogue_revision=message.revision, versions=message.versions, sharing=dict(message.sharing)
-    )
