@@ -70,7 +70,7 @@ class Keepers:
         now = self._clock()
         if look == self._settled and all(until > now for _, until in self._failures.values()):
             return {}
-        self._failures = {peer: failed for peer, failed in self._failures.items() if peer in look.contacts}
+        due: set[str] = set()
         near: dict[str, list[str]] = {}
         told: dict[str, dict[str, int]] = {}
         work: dict[str, list[Record]] = {}
@@ -78,12 +78,20 @@ class Keepers:
             known = self._told.get(record.key, {})
             told[record.key] = {peer_id: known[peer_id] for peer_id in known if peer_id in look.contacts}
             for peer_id in self._of(record, look, near):
-                left_alone = self._failures.get(peer_id, (0, -math.inf))[1] > now
-                if not left_alone and known.get(peer_id, -1) < record.sequence:
+                if known.get(peer_id, -1) >= record.sequence:
+                    continue
+                due.add(peer_id)
+                if self._failures.get(peer_id, (0, -math.inf))[1] <= now:
                     work.setdefault(peer_id, []).append(record)
             # A thousand records take a while when many members came or went.
             await trio.lowlevel.checkpoint()
         self._near, self._told, self._connected = near, told, look.connected
+        # Who is to be told nothing any more has no attempt left that could succeed.
+        self._failures = {
+            peer_id: (times, until)
+            for peer_id, (times, until) in self._failures.items()
+            if peer_id in due or (peer_id in look.contacts and until > now)
+        }
         self._settled = None if work else look
         return work
 

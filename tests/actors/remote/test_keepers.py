@@ -1,11 +1,10 @@
 """Which member is to have which record, and how little work it is to know."""
 
-import pytest
 import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.remote.discovery import keepers as keepers_module
 from actors.remote.discovery.kademlia import closest
 from actors.remote.discovery.keepers import RETRY_SECONDS, Keepers, Look
 from actors.remote.discovery.records import HUB, cluster, sign
@@ -53,39 +52,33 @@ def test_whoever_comes_and_goes_the_closest_to_a_key_have_its_record(situations)
     trio.run(main)
 
 
-@pytest.fixture
-def counted(monkeypatch):
-    """How many members' distances were compared, one entry per search for the closest."""
-    found = []
-
-    def counting(key, peer_ids, *most):
-        peer_ids = set(peer_ids)
-        found.append(len(peer_ids))
-        return closest(key, peer_ids, *most)
-
-    monkeypatch.setattr(keepers_module, "closest", counting)
-    return found
+async def is_settled(keepers, seen):
+    """Whether there is nothing to tell, and nothing to work out either: the answer comes without a pause."""
+    try:
+        with trio.testing.assert_no_checkpoints():
+            return not await keepers.untold(seen)
+    except AssertionError:
+        return False
 
 
-async def test_when_nothing_has_changed_there_is_nothing_to_work_out(counted):
+async def test_when_nothing_has_changed_there_is_nothing_to_work_out():
     keepers = Keepers(US.peer_id, hands_on=True)
     tell(keepers, await keepers.untold(look()))
     assert not await keepers.untold(look())
-    counted.clear()
-    for _ in range(10):
-        assert not await keepers.untold(look())
-    assert not counted
+    assert await is_settled(keepers, look())
+    assert not await is_settled(keepers, look(connected=NAMES - {min(NAMES)}, contacts=NAMES))
 
 
-async def test_one_member_that_comes_is_compared_with_those_that_are_near_and_with_nobody_else(counted):
-    *_, late = sorted(NAMES)
-    keepers = Keepers(US.peer_id, hands_on=True)
-    tell(keepers, await keepers.untold(look(connected=NAMES - {late}, contacts=NAMES)))
-    counted.clear()
-    work = await keepers.untold(look())
-    near_late = {record.key for record in RECORDS if late in wanted(record, NAMES)}
-    assert {record.key for record in work[late]} == near_late
-    assert sum(count > 21 for count in counted) == 1, "only our own record, which is for everybody"
+async def test_a_member_that_failed_and_is_to_be_told_nothing_any_more_leaves_nothing_to_work_out(autojump_clock):
+    keepers, one = Keepers(US.peer_id, hands_on=True), MEMBERS[0]
+    alone = {"connected": [one.peer_id], "own": None}
+    theirs = sign(MEMBERS[1], cluster("n1"), [], sequence=1)
+    assert await keepers.untold(look(records=(theirs,), **alone)) == {one.peer_id: [theirs]}
+    keepers.failed(one.peer_id)
+    nothing = look(records=(sign(one, cluster("n0"), [], sequence=1),), **alone)
+    await trio.sleep(2 * RETRY_SECONDS)
+    assert not await keepers.untold(nothing)
+    assert await is_settled(keepers, nothing)
 
 
 async def test_only_what_is_new_is_told():
