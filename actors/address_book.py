@@ -13,6 +13,9 @@ from actors.directory import NOWHERE, Cluster
 
 log = structlog.get_logger(__name__)
 
+UNRESOLVED_SECONDS, RESOLVED_SECONDS = 60.0, 3600.0
+"""How long a name is not looked up again: one of a node that has a name without addresses, and any other."""
+
 
 class AddressBook:
     """Judges what nodes announce (:mod:`actors.addresses`) and says of each refusal once that it was made.
@@ -30,6 +33,7 @@ class AddressBook:
         self._resolve = resolve
         self._resolved: dict[UUID, Mapping[str, tuple[Address, ...]]] = {}
         self._told: dict[UUID, frozenset[str]] = {}
+        self._due: dict[UUID, float] = {}
 
     def refresh(self) -> None:
         """Read the machine's addresses again: they change, and reading them for every node costs too much."""
@@ -45,8 +49,11 @@ class AddressBook:
         dialled = approved(record.endpoints, approval, peer_id=record.peer_id, resolved=resolved)
         if names(record.endpoints) <= resolved.keys():
             told, now = self._told.get(record.id, frozenset()), frozenset(dialled.refused)
-            if now - told:
-                log.warning("addresses not approved", cluster=record.name, refused=sorted(now - told))
+            unresolved = (now - told) & frozenset(dialled.unresolved)
+            if unresolved:
+                log.warning("host names not resolved", cluster=record.name, refused=sorted(unresolved))
+            if now - told - unresolved:
+                log.warning("addresses not approved", cluster=record.name, refused=sorted(now - told - unresolved))
             self._told[record.id] = now
         return replace(cluster, dial=dialled.endpoints, refused_addresses=dialled.refused)
 
@@ -54,14 +61,21 @@ class AddressBook:
         """The addresses of the names that a node announces."""
         return {name: await self._resolve(name) for name in sorted(names(cluster.record.endpoints))}
 
-    def learn(self, cluster_id: UUID, resolved: Mapping[str, tuple[Address, ...]]) -> None:
-        """From now on judge by these addresses of a node's names."""
-        self._resolved[cluster_id] = resolved
+    def learn(self, cluster_id: UUID, resolved: Mapping[str, tuple[Address, ...]], now: float) -> None:
+        """From now on judge by these addresses of a node's names; of one that has none now, by those it had."""
+        before = self._resolved.get(cluster_id, {})
+        self._resolved[cluster_id] = {name: found or before.get(name, ()) for name, found in resolved.items()}
+        self._due[cluster_id] = now + (RESOLVED_SECONDS if all(resolved.values()) else UNRESOLVED_SECONDS)
+
+    def is_due(self, cluster_id: UUID, now: float) -> bool:
+        """Whether the node's names have to be looked up again, ``now`` being the time of the clock of :meth:`learn`."""
+        return self._due.get(cluster_id, now) <= now
 
     def forget(self, cluster_id: UUID) -> None:
         """The node is gone."""
         self._resolved.pop(cluster_id, None)
         self._told.pop(cluster_id, None)
+        self._due.pop(cluster_id, None)
 
     def is_own(self, host: str) -> bool:
         """Whether an IP address is one of the hub's machine."""

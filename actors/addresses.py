@@ -124,14 +124,22 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class Dialled:
-    """Of the announced endpoints those to dial, and each refused one with the reason after a colon."""
+    """Of the announced endpoints those to dial, and each refused one with the reason after a colon.
+
+    ``unresolved`` are those of ``refused`` whose host name has no address: approving something does not help there.
+    """
 
     endpoints: Endpoints
     refused: tuple[str, ...] = ()
+    unresolved: tuple[str, ...] = ()
 
 
 class _Refused(Exception):
     """Why an address is not dialled."""
+
+
+class _Unresolved(_Refused):
+    """Its host name has no address."""
 
 
 def names(endpoints: Endpoints) -> frozenset[str]:
@@ -158,24 +166,25 @@ def approved(
         resolved: the addresses of every name of :func:`names`; one without addresses is refused.
     """
     multiaddrs: dict[str, None] = {}
-    refused: list[str] = []
+    refused: dict[str, _Refused] = {}
     for text in endpoints.multiaddrs:
         try:
             multiaddrs |= dict.fromkeys(_multiaddr(text, approval, peer_id, resolved))
         except _Refused as why:
-            refused.append(f"{text}: {why}")
+            refused[f"{text}: {why}"] = why
     flight = ""
     if endpoints.flight:
         try:
             flight = _location(endpoints.flight, approval, resolved)
         except _Refused as why:
-            refused.append(f"{endpoints.flight}: {why}")
+            refused[f"{endpoints.flight}: {why}"] = why
     dialled = Endpoints(
         multiaddrs=tuple(multiaddrs)[:MAX_DIALLED],
         flight=flight,
         flight_certificate=endpoints.flight_certificate if flight else "",
     )
-    return Dialled(dialled, tuple(refused))
+    unresolved = tuple(text for text, why in refused.items() if isinstance(why, _Unresolved))
+    return Dialled(dialled, tuple(refused), unresolved)
 
 
 async def look_up(name: str) -> tuple[Address, ...]:
@@ -275,7 +284,7 @@ def _addresses(host: str, approval: Approval, resolved: Mapping[str, Collection[
         raise _Refused(f"{host!r} is no host name")
     found = _LOCALHOST if name == "localhost" else resolved.get(name, ())
     if not found:
-        raise _Refused(f"no address of {name} was found")
+        raise _Unresolved(f"{name} is not resolved: the hub's name server gives no address")
     if name in approval.names:
         # Whoever manages the name must not lead the hub to the hub's own machine with it.
         elsewhere = tuple(_single(address) for address in found if not approval.is_local(address))

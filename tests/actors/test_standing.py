@@ -388,6 +388,48 @@ async def test_a_name_is_looked_up_beside_the_registry_and_dialled_by_address(hu
     assert hub.node().dial == NOWHERE
 
 
+async def seen_later(hub: Hub, seconds: float) -> None:
+    """The health monitor sees the node after that time."""
+    hub.clock.time += seconds
+    await hub.do(HealthObserved(hub.node().record.id, Health.HEALTHY, "", 0, 0.01))
+    await wait_all_tasks_blocked()
+
+
+async def test_a_name_that_has_no_address_yet_is_looked_up_again_and_said_to_have_none(hub: Hub) -> None:
+    hub.observed["12D3Worm"] = (SEEN,)
+    with capture_logs() as logged:
+        await Attempt(endpoints=at("node.example")).join(hub)
+        await wait_all_tasks_blocked()
+    assert [each["event"] for each in logged if each["log_level"] == "warning"] == ["host names not resolved"]
+    assert all("node.example is not resolved" in text for text in hub.node().refused_addresses)
+    hub.addresses["node.example"] = (SEEN,)
+    await seen_later(hub, 30)
+    assert hub.node().dial == NOWHERE
+    await seen_later(hub, 31)
+    assert (hub.node().dial, hub.node().refused_addresses) == (at(SEEN), ())
+
+
+async def test_a_name_that_leads_elsewhere_now_is_followed_within_the_hour(hub: Hub) -> None:
+    joined = await Attempt(endpoints=at("node.example")).join(hub)
+    await hub.do(ApproveHosts(joined.cluster_id, ("node.example",)))
+    hub.addresses["node.example"] = ("203.0.113.1",)
+    await Attempt(endpoints=at("node.example")).join(hub)
+    await wait_all_tasks_blocked()
+    assert hub.node().dial == at("203.0.113.1")
+    hub.addresses["node.example"] = ("203.0.113.2",)
+    await seen_later(hub, 3000)
+    assert hub.node().dial == at("203.0.113.1")
+    await seen_later(hub, 601)
+    assert hub.node().dial == at("203.0.113.2")
+    # A name server that fails for a while takes nothing away.
+    hub.addresses.clear()
+    await seen_later(hub, 3601)
+    assert hub.node().dial == at("203.0.113.2")
+    hub.addresses["node.example"] = ("203.0.113.3",)
+    await seen_later(hub, 61)
+    assert hub.node().dial == at("203.0.113.3")
+
+
 async def test_a_node_that_changes_its_names_while_they_are_looked_up_is_dialled_by_the_last(hub: Hub) -> None:
     hub.observed["12D3Worm"] = (SEEN,)
     hub.addresses |= {"old.example": ("10.0.0.1",), "new.example": (SEEN,)}
