@@ -7,6 +7,8 @@ change a word; and the hub signs with its own, the challenge already, so that a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from actors.registry_messages import RegisterSigned, SignedAcceptance
 from actors.remote.identity import Identity
 from actors.remote.policy import RateLimit
@@ -24,17 +26,27 @@ class HttpJoining:
     Args:
         registry: admits nodes.
         identity: the hub's key, which signs challenge and acceptance.
+        is_member: whether a PeerId is that of a node that takes part. It is only claimed here and has to be proved
+            yet: such a request passes a crowd of strangers, and no other check.
         limit: of requests by client address and overall, as for strangers on libp2p.
     """
 
-    def __init__(self, registry: ActorRef, identity: Identity, *, limit: RateLimit | None = None) -> None:
+    def __init__(
+        self,
+        registry: ActorRef,
+        identity: Identity,
+        is_member: Callable[[str], bool],
+        *,
+        limit: RateLimit | None = None,
+    ) -> None:
         self._registry = registry
         self._identity = identity
+        self._is_member = is_member
         self._limit = limit or RateLimit()
 
     async def challenge(self, peer_id: str, request: JoinRequest, *, client: str) -> tuple[JoinChallenge, bytes]:
         """See the protocol."""
-        self._admit(client)
+        self._admit(client, peer_id)
         challenge: JoinChallenge = await ask(self._registry, request, sender=peer_id)
         transcript = Transcript(
             node_nonce=request.node_nonce,
@@ -50,12 +62,12 @@ class HttpJoining:
         self, peer_id: str, registration: RegisterCluster, signature: bytes, digest: bytes, *, client: str
     ) -> tuple[Registered, bytes]:
         """See the protocol."""
-        self._admit(client)
+        self._admit(client, peer_id)
         message = RegisterSigned(registration, signature, digest, client)
         accepted: SignedAcceptance = await ask(self._registry, message, sender=peer_id)
         digest = body_digest(accepted.registered.model_dump())
         return accepted.registered, self._identity.sign(http_statement(b"hub", accepted.transcript, digest))
 
-    def _admit(self, client: str) -> None:
-        if not self._limit.admit(rate_key(client)):
+    def _admit(self, client: str, peer_id: str) -> None:
+        if not self._limit.admit(rate_key(client), stranger=not self._is_member(peer_id)):
             raise TooManyRequests("too many attempts to join", hint="Wait some seconds.")

@@ -438,7 +438,7 @@ async def hub(
         queries=queries,
         federation=federation,
         control=control,
-        joining=HttpJoining(registry, hub_identity),
+        joining=HttpJoining(registry, hub_identity, lambda _: False),
         benchmarks=benchmarks,
         jobs=jobs,
         tokens=tokens,

@@ -129,7 +129,7 @@ class SmallHub:
                 store=Clusters(store),
                 measurements=measurements,
             ),
-            joining=HttpJoining(tree.ref("registry"), self.identity, limit=self.http_limit),
+            joining=HttpJoining(tree.ref("registry"), self.identity, self._is_member, limit=self.http_limit),
             benchmarks=benchmarks,
             jobs=nothing,
             tokens=tokens,
@@ -144,9 +144,12 @@ class SmallHub:
 
         self.url = await nursery.start(run)
 
-    def _trust(self, peer_id: str) -> Trust:
+    def _is_member(self, peer_id: str) -> bool:
         cluster = self.directory.by_peer(peer_id)
-        return Trust.MEMBER if cluster is not None and cluster.record.is_active else Trust.ANYONE
+        return cluster is not None and cluster.record.is_active
+
+    def _trust(self, peer_id: str) -> Trust:
+        return Trust.MEMBER if self._is_member(peer_id) else Trust.ANYONE
 
 
 def _verified(message: Any) -> Any:
