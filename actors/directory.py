@@ -99,7 +99,7 @@ class Cluster:
 
     Attributes:
         dial: of the announced endpoints those that are approved; the hub dials nothing else.
-        refused_addresses: announced and not approved.
+        refused_addresses: announced and not approved, or not resolved, each with the reason.
         since: when the node entered its present state of health.
         flaps: how often it became unreachable lately.
         clock_skew_seconds: its clock minus the hub's; None until a ping measured it.

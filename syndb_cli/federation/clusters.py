@@ -335,7 +335,7 @@ def _troubles(node: dict[str, Any]) -> list[str]:
         found.append(node["health_cause"])
     if node["refused_addresses"]:
         addresses = ", ".join(node["refused_addresses"])
-        found.append(f"announces addresses nobody approved, which the hub does not dial: {addresses}")
+        found.append(f"announces addresses that the hub does not dial: {addresses}")
     return found
 
 

@@ -201,7 +201,7 @@ def no_connection(cluster: Cluster, cause: str) -> str:
     text = f"no connection: {cause}; open UDP 4001 or TCP 4001 between node and hub, and see that the node runs"
     if cluster.refused_addresses:
         text += (
-            f"; it announces addresses nobody approved: {', '.join(cluster.refused_addresses)}; "
+            f"; it announces addresses that the hub does not dial: {', '.join(cluster.refused_addresses)}; "
             f"`syndb federation clusters approve-hosts {cluster.record.name} HOST` approves one"
         )
     return text

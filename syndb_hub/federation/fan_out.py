@@ -240,8 +240,10 @@ def no_flight(cluster: Cluster) -> str:
     announced = cluster.record.endpoints.flight
     if not announced:
         return "the node has announced no Flight server; it does when its engine has started"
+    refused = [text for text in cluster.refused_addresses if text.startswith(f"{announced}: ")]
+    where = refused[0] if refused else f"{announced}, an address nobody approved"
     return (
-        f"the node announces its Flight server at {announced}, an address nobody approved: "
+        f"the hub does not dial the node's Flight server at {where}: "
         f"`syndb federation clusters approve-hosts {cluster.record.name} HOST`, or correct the node's flight.advertise"
     )
 

@@ -51,7 +51,7 @@ class ClusterView(_View):
             that is ``behind`` is sent what it lacks, one that is ``ahead`` needs the hub to be updated.
         secret: what it joined with: ``password``, ``previous password``, ``invitation or older password``, or empty
             when that is not known.
-        refused_addresses: what it announced and the hub does not dial, because nobody approved it.
+        refused_addresses: what it announced and the hub does not dial, each with the reason.
     """
 
     id: UUID

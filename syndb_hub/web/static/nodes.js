@@ -50,7 +50,7 @@ function troubles(cluster) {
   if (active && clock(cluster)) found.push(clock(cluster));
   if (active && cluster.flaps > 1) found.push(`It was lost ${number(cluster.flaps)} times lately.`);
   if (cluster.refused_addresses.length) {
-    found.push(`The hub does not dial addresses that nobody approved: ${cluster.refused_addresses.join(", ")}`);
+    found.push(`The hub does not dial announced addresses: ${cluster.refused_addresses.join(", ")}`);
   }
   return found;
 }

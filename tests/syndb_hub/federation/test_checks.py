@@ -127,7 +127,7 @@ async def test_without_a_connection_the_ports_to_open_are_named(setting: Setting
 async def test_addresses_nobody_approved_are_named_where_they_are_why(setting: Setting) -> None:
     setting.ping = fails(PeerUnavailable("no address to dial"))
     found = await setting.checks.connectivity(setting.change(refused_addresses=("/ip4/10.1.1.1/tcp/4001",)))
-    assert "announces addresses nobody approved: /ip4/10.1.1.1/tcp/4001" in found.cause
+    assert "announces addresses that the hub does not dial: /ip4/10.1.1.1/tcp/4001" in found.cause
     assert "syndb federation clusters approve-hosts worm-lab" in found.cause
 
 
@@ -185,6 +185,14 @@ async def test_a_flight_address_nobody_approved_is_not_dialled(setting: Setting)
     assert location in found.cause
     assert "nobody approved" in found.cause
     assert "flight.advertise" in found.cause
+
+
+async def test_a_flight_server_whose_name_has_no_address_is_said_to_have_none(setting: Setting) -> None:
+    location = setting.node.record.endpoints.flight
+    refused = (f"{location}: node.example is not resolved",)
+    found = await setting.checks.connectivity(setting.change(dial=NOWHERE, refused_addresses=refused))
+    assert f"{location}: node.example is not resolved" in found.cause
+    assert "nobody approved" not in found.cause
 
 
 @pytest.mark.parametrize(

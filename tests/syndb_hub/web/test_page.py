@@ -142,7 +142,7 @@ async def test_what_is_wrong_with_a_node_is_said_in_plain_words(visit, hub):
         assert "answers take more than 1 s" in text
         assert "Its clock is 42 seconds behind." in text
         assert "It was lost 3 times lately." in text
-        assert "does not dial addresses that nobody approved: grpc+tls://10.1.1.1:50052" in text
+        assert "does not dial announced addresses: grpc+tls://10.1.1.1:50052" in text
         assert "degraded for 5 minutes" in text
         labels = {
             name: visit.page.locator(f"[data-cluster={name}] .health").inner_text()
