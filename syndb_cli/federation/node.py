@@ -15,8 +15,6 @@ from syndb_cli.output import errors_as_lines, note, progress, quiet_logs, show_j
 from syndb_common.engine import lock
 from syndb_common.errors import SynDBError
 
-STATE_FILE = "federation-state.json"
-
 
 def status(config: Config = None, as_json: AsJson = False) -> None:
     """Show this node's configuration, whether its daemon runs, how it stands with its hub, and what to do next."""
@@ -111,16 +109,18 @@ def how_it_stands(state: dict[str, Any], *, running: bool) -> dict[str, str]:
 
 def next_step(settings: Any, standing: dict[str, str], config: Path) -> str:
     """What the operator does now; empty when the daemon's own hint says it."""
+    from actors import node_state
+
     state = standing["state"]
     if state == "never started":
         return f"start it: syndb-node run --config {config}"
-    if state == "waiting for the operator's approval":
+    if state == node_state.WAITING:
         return f"the hub's operator approves it: syndb federation clusters activate {settings.cluster.name}"
-    if state == "joined":
+    if state == node_state.JOINED:
         return "nothing; import data with syndb etl, see all nodes with syndb federation clusters"
-    if state == "refused" and not standing.get("hint"):
+    if state == node_state.REFUSED and not standing.get("hint"):
         return "see cause; then restart the daemon, or wait: it tries again by itself"
-    if state == "looking for the hub":
+    if state == node_state.LOOKING:
         return f"if this lasts: syndb federation test --config {config}"
     return ""
 
@@ -137,8 +137,10 @@ def is_running(data_dir: Path) -> bool:
 
 def read_state(data_dir: Path) -> dict[str, Any]:
     """What the daemon noted last; empty when it has noted nothing."""
+    from actors import node_state
+
     try:
-        state = json.loads((data_dir / STATE_FILE).read_text(encoding="utf-8"))
+        state = json.loads((data_dir / node_state.FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from actors import node_state
 from syndb_cli.main import app
 from syndb_common.engine import lock
 from syndb_common.node_settings import NodeSettings, Share
@@ -159,6 +160,23 @@ def test_status_shows_how_the_daemon_stands_and_what_to_do(noted: Callable[..., 
     shown = noted(state)
     assert (shown["state"], shown["cause"], shown["hint"]) == ("refused", "invalid password", "compare them")
     assert shown["age"] == "2 h 5 min"
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (node_state.WAITING, "approves it"),
+        (node_state.JOINED, "nothing; import data"),
+        (node_state.REFUSED, "restart the daemon"),
+        (node_state.LOOKING, "syndb federation test"),
+        (node_state.LEFT, ""),
+    ],
+)
+def test_status_says_what_to_do_in_every_state_that_a_daemon_notes(
+    noted: Callable[..., dict[str, str]], state: str, said: str
+) -> None:
+    assert said in noted({"state": state, "cause": "", "hint": "", "at": time.time()})["next"]
 
 
 @pytest.mark.parametrize(
