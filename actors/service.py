@@ -6,13 +6,14 @@ the actor crashes and its supervisor starts a fresh one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import ClassVar
 
 import structlog
 import trio
 
-from actors.runtime import Actor, Backoff
+from actors.runtime import Actor, Backoff, ChildSpec
 from syndb_common.errors import Unavailable
 from syndb_common.metrics import ACTOR_EVENTS
 
@@ -89,6 +90,13 @@ class Dispensable(Actor):
             pause = AGAIN.delay(failures)
             log.warning("the daemon goes on without a part", part=self.context.name, cause=cause, again_in=round(pause))
             await trio.sleep(pause)
+
+
+def dispensable(**parts: Run | None) -> Iterator[ChildSpec]:
+    """A child under its name for each part that the daemon can do without, but for those that are not configured."""
+    for name, run in parts.items():
+        if run is not None:
+            yield ChildSpec(name, partial(Dispensable, run))
 
 
 class _Started:

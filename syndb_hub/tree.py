@@ -52,7 +52,7 @@ from actors.remote.relay import RelayService
 from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
 from actors.runtime import ActorRef, ChildSpec, Intensity, MailboxFull, Supervisor, Tree, run_tree
 from actors.schema_sync import SchemaPublisher
-from actors.service import Dispensable, Service
+from actors.service import Service, dispensable
 from syndb_common.engine import published
 from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.errors import Unavailable
@@ -213,9 +213,12 @@ class _Parts:
                 ChildSpec("terms", lambda: Service(self._terms.run)),
                 ChildSpec("health_monitor", self._health_monitor),
                 ChildSpec("jobs", lambda: Service(self._jobs.run)),
-                ChildSpec("announcer", lambda: Dispensable(self._announcer.run)),
-                ChildSpec("measurements", lambda: Dispensable(self._measurements.run)),
-                *self._reachability(),
+                *dispensable(
+                    announcer=self._announcer.run,
+                    measurements=self._measurements.run,
+                    relays=self._circuits.run if self._settings.federation.relays else None,
+                    records=None if self._dht is None else self._dht.run,
+                ),
             ],
             intensity=INTENSITY,
         )
@@ -358,14 +361,3 @@ class _Parts:
             may_dial=self._may_dial,
             folder=self._settings.data_dir / "dht",
         )
-
-    def _reachability(self) -> Iterator[ChildSpec]:
-        """How the hub is found and reached besides its own addresses."""
-        if self._settings.federation.relays:
-            yield ChildSpec("relays", lambda: Dispensable(self._stay_reserved))
-        if (dht := self._dht) is not None:
-            yield ChildSpec("records", lambda: Dispensable(dht.run))
-
-    async def _stay_reserved(self, *, task_status: trio.TaskStatus[None]) -> None:
-        task_status.started()
-        await self._circuits.run()

@@ -50,7 +50,7 @@ from actors.remote.relay import RelayService
 from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
 from actors.runtime import ActorError, ActorRef, ChildSpec, Intensity, Supervisor, Tree, run_tree
 from actors.schema_sync import SchemaKeeper
-from actors.service import Dispensable, Service
+from actors.service import Service, dispensable
 from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.errors import ConfigError, SynDBError
 from syndb_common.flight.settings import FlightSettings
@@ -199,7 +199,7 @@ class _Parts:
             return
         kept = self._settings.federation.model_copy(update={name: getattr(federation, name) for name in _RELOADED})
         if settings != self._settings.model_copy(update={"federation": federation}) or federation != kept:
-            log.warning("what does not concern joining takes effect when the node is restarted")
+            log.warning("some settings take effect when the node is restarted", at_once=_RELOADED)
         self._settings = self._settings.model_copy(update={"federation": kept})
         self._secret.replace(federation.password)
         log.info("configuration read again", hub=self._pins.current)
@@ -225,7 +225,10 @@ class _Parts:
                 ChildSpec("ontology_keeper", lambda: OntologyKeeper(file=self._ontology)),
                 ChildSpec("analytics", self._analytics),
                 ChildSpec("cluster", self._cluster),
-                *self._reachability(),
+                *dispensable(
+                    relays=self._circuits.run if self._settings.federation.relays else None,
+                    records=None if self._dht is None else self._dht.run,
+                ),
             ],
             intensity=INTENSITY,
         )
@@ -281,17 +284,6 @@ class _Parts:
             flight_certificate=self._engine.flight_certificate,
         )
 
-    def _reachability(self) -> Iterator[ChildSpec]:
-        """How others reach the node besides its own addresses, and its part in finding others."""
-        if self._settings.federation.relays:
-            yield ChildSpec("relays", lambda: Dispensable(self._stay_reserved))
-        if (dht := self._dht) is not None:
-            yield ChildSpec("records", lambda: Dispensable(dht.run))
-
-    async def _stay_reserved(self, *, task_status: trio.TaskStatus[None]) -> None:
-        task_status.started()
-        await self._circuits.run()
-
     async def _find_hub(self) -> FoundHub:
         await self.listening.wait()
         federation = self._settings.federation
@@ -309,8 +301,8 @@ class _Parts:
         return FoundHub(found.peer_id, RemoteRef(self._client, found.peer_id, lambda: found.addresses, "syndb-hub"))
 
 
-_RELOADED = ("password", "hub_peer_id", "hub_multiaddrs", "hub_url", "relays", "hub_silence_seconds")
-"""What SIGHUP changes of a running node: all that joining looks at anew."""
+_RELOADED = ("password", "hub_peer_id", "hub_multiaddrs", "hub_url", "hub_silence_seconds")
+"""What SIGHUP changes of a running node: what joining looks at anew. Its places at relays are kept from the start."""
 
 
 def _flight(settings: NodeSettings) -> FlightSettings:

@@ -63,8 +63,9 @@ class Circuits:
         host.dial_circuit = self.dial
         host.set_raw_handler(STOP, self._accept)
 
-    async def run(self) -> None:
-        """Keep the reservations until cancelled, from when the host runs."""
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the reservations until cancelled, from when the host runs; started at once, wherever the relays are."""
+        task_status.started()
         await self._host.running.wait()
         async with trio.open_nursery() as nursery:
             for relay in self._relays:

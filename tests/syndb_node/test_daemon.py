@@ -1,4 +1,4 @@
-"""The node as a process: what it does at a SIGHUP that comes early."""
+"""The node as a process: what it does at a SIGHUP."""
 
 from __future__ import annotations
 
@@ -41,6 +41,19 @@ def wait(daemon: Daemon, condition: Callable[[], bool]) -> None:
         daemon.check()
         assert time.monotonic() < until, daemon.log.read_text()
         time.sleep(0.01)
+
+
+def test_places_at_relays_are_those_of_the_start_and_the_log_says_so(config: Path, tmp_path: Path) -> None:
+    with daemons() as running:
+        daemon = running.start("node", command("syndb-node", "run", "--config", str(config)), tmp_path / "node.log")
+        wait(daemon, lambda: "node started" in daemon.log.read_text())
+        relay = f"/ip4/127.0.0.1/tcp/1/p2p/{Identity.generate().peer_id}"
+        kept = config.read_text().replace("[federation]\n", f'[federation]\nrelays = ["{relay}"]\n', 1)
+        write_private(config, "".join(line for line in kept.splitlines(True) if line != "relays = []\n"))
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGHUP)
+        wait(daemon, lambda: "configuration read again" in daemon.log.read_text())
+        assert "some settings take effect when the node is restarted" in daemon.log.read_text()
 
 
 def test_a_node_that_is_told_to_read_its_file_again_before_it_listens_does_so_once_it_does(
