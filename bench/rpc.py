@@ -27,7 +27,8 @@ from actors.remote.envelope import encode_reply, encode_request
 from actors.remote.host import Host, open_host
 from actors.remote.identity import Identity
 from actors.remote.policy import Policy, Trust
-from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
+from actors.remote.rpc import RemoteRef, RpcClient
+from actors.remote.rpc_server import RpcServer
 from actors.runtime import Actor, ChildSpec, Supervisor, handle, run_tree
 from bench.result import Result, compared
 from syndb_common.errors import SynDBError

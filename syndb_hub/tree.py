@@ -49,7 +49,8 @@ from actors.remote.multiaddrs import split_peer
 from actors.remote.policy import Policy as RpcPolicy
 from actors.remote.policy import Trust
 from actors.remote.relay import RelayService
-from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
+from actors.remote.rpc import RemoteRef, RpcClient
+from actors.remote.rpc_server import RpcServer
 from actors.runtime import ActorRef, ChildSpec, Intensity, MailboxFull, Supervisor, Tree, run_tree
 from actors.schema_sync import SchemaPublisher
 from actors.service import Service, dispensable

@@ -47,7 +47,8 @@ from actors.remote.multiaddrs import leads_elsewhere, only_loopback
 from actors.remote.policy import Policy as RpcPolicy
 from actors.remote.policy import Trust
 from actors.remote.relay import RelayService
-from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
+from actors.remote.rpc import RemoteRef, RpcClient
+from actors.remote.rpc_server import RpcServer
 from actors.runtime import ActorError, ActorRef, ChildSpec, Intensity, Supervisor, Tree, run_tree
 from actors.schema_sync import SchemaKeeper
 from actors.service import Service, dispensable

@@ -10,47 +10,36 @@ once. QUIC does not notice that the process at the other end is gone. So after a
 kept streams are dropped, the next request has to open one, which takes an answer, and if none comes at once the
 connection is closed and dialled afresh: whoever else waits on it learns of it then.
 
-The server looks at a request in this order: can it be read, is its message known, may this peer send it
-(:mod:`actors.remote.policy`), is its body valid, is there an actor for it. Each refusal is a typed error.
-
 A peer of the version before refuses ours before it looks at the body. It is then spoken to in its own version, on that
 connection; the refused message was not executed, so any message may be sent again.
 
 The name of the work that is under way (:mod:`syndb_common.tracing`) goes with every request, and from here on with
-every message between actors.
+every message between actors. The other end is :mod:`actors.remote.rpc_server`.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import structlog
 import trio
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, wait_random
 
 from actors.remote.envelope import (
     ID_BYTES,
-    Request,
     Response,
-    decode_request,
     decode_response,
-    encode_error,
-    encode_reply,
     encode_request,
 )
-from actors.remote.frames import MAX_FRAME_BYTES, FrameTooLarge, StreamEnded
+from actors.remote.frames import FrameTooLarge, StreamEnded
 from actors.remote.peers import MAX_CONTROLS_PER_PEER, MAX_PEERS, MAX_QUERIES_PER_PEER, Peer, Peers
-from actors.remote.policy import Policy
-from actors.remote.replay import Execution, RecentAnswers
 from actors.remote.transport import Frames, Transport
-from actors.runtime import ActorError, ActorRef, ActorStoppedError, AskTimeout, MailboxFull, carry
+from actors.runtime import ActorRef, carry
 from syndb_common.errors import (
-    Conflict,
     DeadlineExceeded,
     InvalidRequest,
     LimitExceeded,
@@ -58,26 +47,14 @@ from syndb_common.errors import (
     PeerUnavailable,
     SynDBError,
     TooManyRequests,
-    Unavailable,
 )
-from syndb_common.messages import MESSAGES, PROTOCOL_VERSION, Message
-from syndb_common.metrics import RPC_ANSWERED, RPC_SENT, timed
+from syndb_common.messages import PROTOCOL_VERSION, Message
+from syndb_common.metrics import RPC_SENT, timed
 from syndb_common.tracing import current_work, span
 
 carry(current_work)
 
 PROTOCOL = "/syndb/rpc/1"
-
-FIRST_FRAME_SECONDS = 10.0
-"""A stream is opened to send a request; one without costs a place."""
-
-SERVER_IDLE_SECONDS = 90.0
-"""How long a server keeps an idle stream: longer than clients keep it, so that they are the ones to drop it."""
-
-SEND_SECONDS = 10.0
-
-MAX_REFUSED_IN_A_ROW = 5
-"""After so many requests that were not let in, a stream is reset: who means well has learned by then."""
 
 MAX_STRAY_ANSWERS = 8
 """Answers to earlier requests that are passed over on a stream; a peer that sends more has lost its way."""
@@ -100,129 +77,6 @@ VERSION_REFUSED = "protocol version {} is not spoken here"
 """By these words a daemon of any version says that ours is too new; they are part of the protocol."""
 
 log = structlog.get_logger()
-
-
-class _Refused(Exception):
-    """A request that is not worked on, and what its sender is told."""
-
-    def __init__(self, request_id: bytes, error: SynDBError) -> None:
-        super().__init__(error.message)
-        self.request_id = request_id
-        self.error = error
-
-
-class RpcServer:
-    """Answers other daemons' requests by asking actors of this one.
-
-    Args:
-        host: where the protocol is offered, from construction on.
-        policy: who may send what.
-        routes: the actor for each message; one without gets a refusal.
-    """
-
-    def __init__(self, host: Transport, policy: Policy, routes: Mapping[type[Message], ActorRef]) -> None:
-        self._policy = policy
-        self._routes = routes
-        self._recent: OrderedDict[str, RecentAnswers] = OrderedDict()
-        host.set_handler(PROTOCOL, self._serve)
-
-    async def _serve(self, stream: Frames) -> None:
-        patience = FIRST_FRAME_SECONDS
-        refused = 0
-        while refused < MAX_REFUSED_IN_A_ROW:
-            frame = await stream.receive(timeout=patience)
-            try:
-                request, kind = self._admit(frame, stream.peer_id)
-                current_work.set(request.work)
-                log.debug("asked", type=request.type, peer=stream.peer_id)
-                answer = await self._answer(request, kind, stream.peer_id)
-                log.debug("answered", type=request.type, peer=stream.peer_id)
-                refused = 0
-            except _Refused as refusal:
-                answer = encode_error(refusal.request_id, refusal.error)
-                refused += 1
-            await stream.send(answer, timeout=SEND_SECONDS)
-            patience = SERVER_IDLE_SECONDS
-
-    def _admit(self, frame: bytes, peer_id: str) -> tuple[Request, type[Message]]:
-        """The request in a frame, if the peer may send it now; every one that is refused counts against its rate."""
-        request_id = b""
-        try:
-            request = decode_request(frame)
-            request_id = request.id
-            kind = _kind(request)
-        except InvalidRequest as error:
-            raise _Refused(request_id, self._policy.refusal(peer_id, error)) from None
-        try:
-            self._policy.admit(kind, peer_id)
-        except SynDBError as error:
-            raise _Refused(request_id, error) from None
-        return request, kind
-
-    async def _answer(self, request: Request, kind: type[Message], peer_id: str) -> bytes:
-        """The response to one request, whatever happens."""
-        recent = self._recent_answers(peer_id)
-        known = recent.find(request.id)
-        if known is None:
-            with recent.executing(request.id) as execution:
-                execution.kept = not kind.changes_nothing
-                execution.answer = answer = await self._execute(request, kind, peer_id, execution)
-            if not len(recent):
-                self._recent.pop(peer_id, None)
-            return answer
-        with trio.move_on_after(request.seconds):
-            await known.ended()
-        if known.answer is not None:
-            return known.answer
-        if known.done:
-            return encode_error(request.id, Conflict("this request was executed and its answer is no longer kept"))
-        return encode_error(request.id, DeadlineExceeded("this request is still being worked on"))
-
-    async def _execute(self, request: Request, kind: type[Message], peer_id: str, execution: Execution) -> bytes:
-        try:
-            with timed(RPC_ANSWERED, request.type), span(request.type):
-                answer = encode_reply(request.id, await self._ask(request, kind, peer_id))
-        except SynDBError as error:
-            # Who is asked to come again must not meet the same refusal then.
-            execution.kept = execution.kept and not isinstance(error, TooManyRequests)
-            return encode_error(request.id, error)
-        except ActorError as error:
-            execution.kept = execution.kept and error.message is None  # else it has not begun
-            if (said := _translated(error)) is not None:
-                return encode_error(request.id, said)
-            log.exception("request_failed", type=request.type, peer=peer_id)
-        except Exception:
-            log.exception("request_failed", type=request.type, peer=peer_id)
-        else:
-            if len(answer) <= MAX_FRAME_BYTES:
-                return answer
-            too_large = LimitExceeded(f"the answer has {len(answer)} bytes, at most {MAX_FRAME_BYTES} fit")
-            return encode_error(request.id, too_large)
-        return encode_error(request.id, SynDBError("internal error", hint="the other daemon's log says more"))
-
-    async def _ask(self, request: Request, kind: type[Message], peer_id: str) -> BaseModel:
-        try:
-            message = kind.model_validate(request.body)
-        except ValidationError as error:
-            raise InvalidRequest(f"{request.type} is not valid: {_first_fault(error)}") from None
-        actor = self._routes.get(kind)
-        if actor is None:
-            raise NotSupported(f"{request.type} is not answered here")
-        reply = await actor.ask(message, timeout=request.seconds, sender=peer_id)
-        if not isinstance(reply, kind.reply_type):
-            raise TypeError(f"{actor.name} answered {request.type} with {type(reply).__name__}")
-        return reply
-
-    def _recent_answers(self, peer_id: str) -> RecentAnswers:
-        recent = self._recent.get(peer_id)
-        if recent is None:
-            recent = self._recent[peer_id] = RecentAnswers()
-            if len(self._recent) > MAX_PEERS:
-                unused = next((peer for peer, answers in self._recent.items() if not answers.busy), peer_id)
-                del self._recent[unused]
-        else:
-            self._recent.move_to_end(peer_id)
-        return recent
 
 
 class RpcClient:
@@ -418,18 +272,6 @@ class RemoteRef(ActorRef):
         raise NotSupported(f"{self.name!r} is at another daemon: ask it, and ignore the answer")
 
 
-def _kind(request: Request) -> type[Message]:
-    kind = MESSAGES.get(request.type)
-    if kind is None:
-        raise InvalidRequest(f"{UNKNOWN_MESSAGE} {request.type!r}", hint="is the daemon that asks newer?")
-    if not PROTOCOL_VERSION - 1 <= request.version <= PROTOCOL_VERSION:
-        raise InvalidRequest(
-            VERSION_REFUSED.format(request.version),
-            hint="hub and node may differ by one version; upgrade the older one",
-        )
-    return kind
-
-
 def _is_older(error: SynDBError | None) -> bool:
     """Whether a peer refused our version, or a message that every peer of our version knows."""
     return isinstance(error, InvalidRequest) and (
@@ -459,21 +301,3 @@ def _retrying(deadline: float) -> AsyncRetrying:
 def _left(deadline: float) -> float:
     """Seconds until ``deadline``, never quite nothing: that is what the enclosing deadline is for."""
     return max(deadline - trio.current_time(), 0.001)
-
-
-def _translated(error: ActorError) -> SynDBError | None:
-    """What an actor's failure means to another daemon; None for faults of this one."""
-    if isinstance(error, AskTimeout):
-        return DeadlineExceeded("no answer in time")
-    if isinstance(error, MailboxFull):
-        return TooManyRequests("too much is waiting here already", hint="wait some seconds")
-    if isinstance(error, ActorStoppedError):
-        return Unavailable("the part that answers this has stopped")
-    return None
-
-
-def _first_fault(error: ValidationError) -> str:
-    """Where and what, without the value: it came from outside and may be long."""
-    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in fault["loc"])
-    return f"{place}: {fault['msg']}"[:500]

@@ -53,8 +53,6 @@ _SELECT = frozenset({"expressions", "from_", "where", "group"})
 """Clauses of a view. No SETTINGS, which would hold for whoever reads it, and no FORMAT."""
 _OWN_TABLE = "schema_migrations"
 """Which migrations an engine has is written here and by nothing else."""
-MAX_STATEMENT = 100_000
-"""Characters: ten times the largest statement there is."""
 
 _RECORD = pa.schema([("version", pa.uint32()), ("name", pa.string()), ("applied_at", pa.timestamp("ms", "UTC"))])
 _RECORD_TABLE = f"""
@@ -112,8 +110,6 @@ def check_statements(migration: SchemaMigration) -> tuple[str, ...]:
 
 
 def _checked(statement: str, where: str) -> str:
-    if len(statement) > MAX_STATEMENT:
-        raise DataError(f"{where}: longer than {MAX_STATEMENT} characters")
     try:
         trees = sqlglot.parse(statement, read="clickhouse")
     except SqlglotError:

@@ -119,7 +119,9 @@ class Hub:
 class StartHub(Protocol):
     """Starts a hub on the one store of a test; starting it again is a restart of the process."""
 
-    async def __call__(self, *, approval: Approval | None = None, require_approval: bool = False, max_nodes: int = 1000) -> Hub: ...
+    async def __call__(
+        self, *, approval: Approval | None = None, require_approval: bool = False, max_nodes: int = 1000
+    ) -> Hub: ...
 
 
 @dataclass

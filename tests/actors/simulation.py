@@ -38,7 +38,8 @@ from actors.remote.identity import Identity
 from actors.remote.memory import MemoryHost, MemoryNetwork
 from actors.remote.policy import Policy, RateLimit, Trust
 from actors.remote.proof import derive_key
-from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
+from actors.remote.rpc import RemoteRef, RpcClient
+from actors.remote.rpc_server import RpcServer
 from actors.runtime import ActorError, ActorRef, ChildSpec, Intensity, Supervisor, Tree, run_tree
 from actors.runtime.events import ActorCrashed
 from actors.runtime.testing import Faults, InjectedCrash

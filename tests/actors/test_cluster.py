@@ -642,9 +642,7 @@ async def test_a_hub_that_libp2p_does_not_reach_is_joined_over_http_until_it_doe
 
     async def join_over_http(url: str, hub_peer_id: str, key: bytes, application: Any) -> Registered:
         posted.append((url, hub_peer_id, key))
-        return Registered(
-            cluster_id=uuid4(), hub_proof=b"p" * 32, schema_version=1, next_hub_peer_id=NEXT_HUB.peer_id
-        )
+        return Registered(cluster_id=uuid4(), hub_proof=b"p" * 32, schema_version=1, next_hub_peer_id=NEXT_HUB.peer_id)
 
     monkeypatch.setattr("actors.hub_link.join_over_http", join_over_http)
     reachable = False

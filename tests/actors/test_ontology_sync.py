@@ -19,7 +19,8 @@ from actors.paging import PAGE_BYTES, in_pages
 from actors.remote.frames import MAX_FRAME_BYTES
 from actors.remote.memory import MemoryHost, MemoryNetwork, open_network
 from actors.remote.policy import Policy, Trust
-from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
+from actors.remote.rpc import RemoteRef, RpcClient
+from actors.remote.rpc_server import RpcServer
 from actors.runtime import ActorRef, ChildSpec, Supervisor, run_tree
 from syndb_common.errors import Conflict, DataError, LimitExceeded, NotFound, SynDBError
 from syndb_common.messages import OntologyReport, OntologySync, OntologyTerm

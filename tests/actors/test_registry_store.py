@@ -44,7 +44,9 @@ async def keeper(store: Slow, nursery: trio.Nursery, autojump_clock: MockClock):
     nursery.cancel_scope.cancel()
 
 
-async def test_a_node_that_announces_without_end_costs_one_write_now_and_then(keeper: Keeper, store: Slow) -> None:
+async def test_a_node_that_announces_without_end_costs_one_write_now_and_then(
+    autojump_clock: MockClock, keeper: Keeper, store: Slow
+) -> None:
     worm = record()
     for revision in range(1, 601):
         keeper.catalogue(worm.id, announced(revision))
@@ -54,13 +56,15 @@ async def test_a_node_that_announces_without_end_costs_one_write_now_and_then(ke
     assert len(store.written) <= 60 / CATALOGUE_SECONDS + 2
 
 
-async def test_the_first_catalogue_is_written_at_once(keeper: Keeper, store: Slow) -> None:
+async def test_the_first_catalogue_is_written_at_once(autojump_clock: MockClock, keeper: Keeper, store: Slow) -> None:
     keeper.catalogue(record().id, announced(1))
     await trio.sleep(1.1)
     assert store.written == [1]
 
 
-async def test_a_catalogue_that_is_refused_costs_no_other(keeper: Keeper, store: Slow) -> None:
+async def test_a_catalogue_that_is_refused_costs_no_other(
+    autojump_clock: MockClock, keeper: Keeper, store: Slow
+) -> None:
     for revision in (13, 14):
         keeper.catalogue(record().id, announced(revision))
     await trio.sleep(3)

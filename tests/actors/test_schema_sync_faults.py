@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from actors.remote.memory import open_network
 from actors.remote.policy import Policy, Trust
-from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
+from actors.remote.rpc import RemoteRef, RpcClient
+from actors.remote.rpc_server import RpcServer
 from actors.runtime import ChildSpec, Supervisor, run_tree
 from actors.schema_sync import SchemaKeeper
 from syndb_common.engine.interface import Answer, Scan

@@ -15,7 +15,8 @@ from actors.remote.host import open_host
 from actors.remote.identity import Identity
 from actors.remote.policy import Policy, Trust
 from actors.remote.proof import derive_key
-from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
+from actors.remote.rpc import RemoteRef, RpcClient
+from actors.remote.rpc_server import RpcServer
 from actors.runtime import ChildSpec, Supervisor, run_tree
 from demo.local import LocalFederation, local_federation
 from syndb_common.messages import (

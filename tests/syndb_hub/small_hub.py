@@ -23,7 +23,7 @@ from actors.remote.host import open_host
 from actors.remote.identity import Identity
 from actors.remote.policy import Policy, RateLimit, Trust
 from actors.remote.proof import derive_key
-from actors.remote.rpc import RpcServer
+from actors.remote.rpc_server import RpcServer
 from actors.runtime import ChildSpec, Supervisor, Tree, run_tree
 from syndb_common.errors import PeerUnavailable
 from syndb_common.messages import JoinRequest, LeaveFederation, RegisterCluster

@@ -15,7 +15,7 @@ import trio
 from actors.remote.host import Host
 from actors.remote.identity import Identity
 from actors.remote.policy import Policy, Trust
-from actors.remote.rpc import RpcServer
+from actors.remote.rpc_server import RpcServer
 from actors.runtime import Actor, ChildSpec, Delegated, Supervisor, handle, run_tree
 from syndb_common.messages import CancelQuery, HealthPing, HealthReport
 

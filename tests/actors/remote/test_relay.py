@@ -15,7 +15,8 @@ from actors.remote.host import Host, open_host
 from actors.remote.identity import Identity
 from actors.remote.policy import Policy, Trust
 from actors.remote.relay import RelayLimits, RelayService
-from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
+from actors.remote.rpc import RemoteRef, RpcClient
+from actors.remote.rpc_server import RpcServer
 from actors.remote.wire import read_message, write_message
 from actors.runtime import Actor, ChildSpec, Supervisor, handle, run_tree
 from syndb_common.errors import PeerUnavailable

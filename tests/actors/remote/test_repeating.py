@@ -14,7 +14,8 @@ from trio.testing import MockClock
 
 from actors.remote.memory import MemoryHost, open_network
 from actors.remote.policy import Policy, Trust
-from actors.remote.rpc import RemoteRef, RpcClient, RpcServer
+from actors.remote.rpc import RemoteRef, RpcClient
+from actors.remote.rpc_server import RpcServer
 from actors.runtime import Actor, ActorRef, ChildSpec, Supervisor, handle, run_tree
 from actors.runtime.testing import Faults
 from syndb_common.errors import DeadlineExceeded, PeerUnavailable, SynDBError, TooManyRequests

@@ -12,13 +12,8 @@ from actors.remote.frames import StreamEnded
 from actors.remote.host import MAX_STREAMS_PER_PEER
 from actors.remote.peers import MAX_CONTROLS_PER_PEER, MAX_QUERIES_PER_PEER
 from actors.remote.policy import Policy, Trust
-from actors.remote.rpc import (
-    MAX_REFUSED_IN_A_ROW,
-    PROTOCOL,
-    RemoteRef,
-    RpcClient,
-    RpcServer,
-)
+from actors.remote.rpc import PROTOCOL, RemoteRef, RpcClient
+from actors.remote.rpc_server import MAX_REFUSED_IN_A_ROW, RpcServer
 from actors.runtime import Actor, ActorRef, ChildSpec, Delegated, Supervisor, handle, run_tree
 from syndb_common.errors import (
     DeadlineExceeded,

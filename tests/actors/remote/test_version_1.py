@@ -25,7 +25,8 @@ from actors.remote.envelope import decode_request, decode_response, encode_reply
 from actors.remote.memory import open_network
 from actors.remote.policy import Policy, Trust
 from actors.remote.proof import Transcript, hub_proof
-from actors.remote.rpc import PROTOCOL, UNKNOWN_MESSAGE, VERSION_REFUSED, RemoteRef, RpcClient, RpcServer
+from actors.remote.rpc import PROTOCOL, UNKNOWN_MESSAGE, VERSION_REFUSED, RemoteRef, RpcClient
+from actors.remote.rpc_server import RpcServer
 from actors.runtime import Actor, ChildSpec, Supervisor, handle, run_tree
 from syndb_common import messages
 from syndb_common.errors import Forbidden, NotSupported

@@ -167,7 +167,6 @@ def test_our_own_migrations_pass_unchanged() -> None:
         "CREATE VIEW IF NOT EXISTS syndb.v AS SELECT a FROM syndb.neurons WHERE a IN (SELECT * FROM system.one)",
         "CREATE MATERIALIZED VIEW IF NOT EXISTS syndb.v ENGINE = MergeTree ORDER BY a AS SELECT * FROM url('http://o/')",
         "CREATE VIEW IF NOT EXISTS syndb.v AS SELECT " + "(" * 20_000 + "1" + ")" * 20_000 + " FROM syndb.neurons",
-        "CREATE TABLE IF NOT EXISTS syndb.t (a UInt8 COMMENT '" + "x" * schema.MAX_STATEMENT + "')",
         "SET allow_introspection_functions = 1",
         "SYSTEM SHUTDOWN",
         "CREATE TABLE IF NOT EXISTS syndb.t (a UInt8) ENGINE = MergeTree ORDER BY a; DROP TABLE syndb.neurons",

@@ -19,7 +19,8 @@ from actors.remote.envelope import encode_request
 from actors.remote.frames import FrameStream
 from actors.remote.policy import Policy, Trust
 from actors.remote.proof import Transcript, node_proof
-from actors.remote.rpc import RpcClient, RpcServer
+from actors.remote.rpc import RpcClient
+from actors.remote.rpc_server import RpcServer
 from actors.runtime import Actor, ChildSpec, Supervisor, handle, run_tree
 from syndb_common.errors import Forbidden, SynDBError
 from syndb_common.messages import (
