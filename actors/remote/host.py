@@ -219,7 +219,7 @@ class Host:
         """Have a connection to ``peer_id``: an open one, or a new one to the first address that answers as it.
 
         QUIC addresses have a short head start before the others, those through a relay come last. Concurrent calls
-        for one peer dial once.
+        for one peer dial once. A host that is starting dials as soon as it is :attr:`running`.
 
         Raises:
             PeerUnavailable: none of the addresses led to this peer in time. The message says why for each.
@@ -227,6 +227,10 @@ class Host:
         """
         peer = _peer(peer_id)
         deadline = trio.current_time() + timeout
+        with trio.move_on_at(deadline):
+            await self.running.wait()
+        if not self.running.is_set():
+            raise PeerUnavailable("this daemon's own network is not up yet", hint="Try again in a moment.")
         while self._connection(peer) is None:
             if (others := self._dialling.get(peer_id)) is not None:
                 with trio.move_on_at(deadline):

@@ -3,10 +3,11 @@ import os
 import socket
 import subprocess
 import sys
-from functools import partialmethod
+from functools import partial, partialmethod
 
 import pytest
 import trio
+import trio.testing
 from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.peerinfo import info_from_p2p_addr
@@ -58,6 +59,17 @@ async def test_one_host_listens_on_both_transports_under_one_peer_id(hosts):
         assert await say(client, server.peer_id) == b"hello"
         await client.disconnect(server.peer_id)
         assert not client.is_connected(server.peer_id)
+
+
+async def test_a_host_that_is_starting_dials_once_it_runs(hosts, nursery):
+    server, client = await hosts("tcp"), Host(Identity.generate(), [])
+    with pytest.raises(PeerUnavailable, match="own network is not up yet"):
+        await client.connect(server.peer_id, server.addresses, timeout=0.1)
+    async with trio.open_nursery() as early:
+        early.start_soon(partial(client.connect, server.peer_id, server.addresses, timeout=10))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        await nursery.start(client.run)
+    assert client.is_connected(server.peer_id)
 
 
 async def test_all_interfaces_are_announced_as_real_addresses():
