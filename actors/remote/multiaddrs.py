@@ -134,5 +134,7 @@ def check_port_is_free(address: Multiaddr) -> None:
             probe.bind((parts[2], int(parts[4])))
         except (OSError, ValueError, OverflowError) as error:
             raise ConfigError(
-                f"cannot listen on {address}: {error}", hint="another daemon may have the port"
+                f"cannot listen on {address}: {error}",
+                hint="Another daemon may have the port: choose another in federation.listen (FEDERATION_LISTEN_ADDR; "
+                "--listen-addr of syndb federation init).",
             ) from error

@@ -59,6 +59,7 @@ def reload(config: Config) -> None:
 
         tell_to_reload(load(HubSettings, config).data_dir)
         note("the hub was told to read its configuration again; its log says what changed")
+        note("what else changed counts from the next start on; the log says which keys these are")
     raise typer.Exit(outcome.code)
 
 

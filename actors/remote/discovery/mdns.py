@@ -98,7 +98,12 @@ class Mdns:
             def on_change(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
                 if state_change is ServiceStateChange.Removed:
                     return
-                info = zeroconf.get_service_info(service_type, name, RESOLVE_MILLISECONDS)
+                try:
+                    info = zeroconf.get_service_info(service_type, name, RESOLVE_MILLISECONDS)
+                except Exception:  # what it raises when closed meanwhile, as the daemon ends, is of several kinds
+                    if zeroconf.done:
+                        return
+                    raise
                 found = None if info is None else _read(info.properties, role)
                 if found is not None:
                     try:

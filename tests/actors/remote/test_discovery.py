@@ -2,8 +2,9 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from zeroconf import ServiceBrowser, ServiceStateChange
 
-from actors.remote.discovery import PeerAddresses
+from actors.remote.discovery import PeerAddresses, mdns
 from actors.remote.discovery.hub import find_hub
 from actors.remote.discovery.mdns import MAX_TXT_STRING, _read, _service_info, open_mdns
 from actors.remote.discovery.static import configured, configured_peers, through_relays
@@ -80,6 +81,20 @@ async def test_a_hub_that_has_moved_is_announced_anew(hosts):
                 await at_hub.announce(hub.peer_id, hub.addresses, role="hub")
                 while set((await findings.receive()).addresses) != set(hub.addresses):
                     pass
+
+
+async def test_an_announcement_that_comes_while_the_daemon_ends_is_dropped(monkeypatch):
+    browsers = []
+
+    def browse(zeroconf, service, handlers):
+        browsers.append((zeroconf, service, handlers[0]))
+        return ServiceBrowser(zeroconf, service, handlers=handlers)
+
+    monkeypatch.setattr(mdns, "ServiceBrowser", browse)
+    async with open_mdns(interfaces=LOOPBACK) as ending, ending.peers(role="hub"):
+        pass
+    [(zeroconf, service, on_change)] = browsers
+    await trio.to_thread.run_sync(on_change, zeroconf, service, f"late.{service}", ServiceStateChange.Added)
 
 
 async def test_a_configured_address_is_enough_where_there_is_no_multicast(hosts):

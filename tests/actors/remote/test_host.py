@@ -194,8 +194,9 @@ async def test_a_taken_port_is_a_clear_error_before_anything_starts(kind):
             taken.listen()
         port = taken.getsockname()[1]
         listen = f"/ip4/127.0.0.1/udp/{port}/quic-v1" if kind == socket.SOCK_DGRAM else f"/ip4/127.0.0.1/tcp/{port}"
-        with pytest.raises(ConfigError, match="cannot listen"):
+        with pytest.raises(ConfigError, match="cannot listen") as raised:
             await Host(Identity.generate(), [listen]).run()
+    assert "federation.listen" in raised.value.hint
 
 
 async def test_a_stopped_host_frees_its_ports_and_tells_its_peers(hosts, transport):
