@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import httpx
 import trio
 
+from actors import node_state
 from actors.hub_pins import HubPins
 from actors.remote.discovery.hub import find_hub
 from actors.remote.identity import Identity
 from actors.remote.proof import derive_key
 from syndb_cli.etl.target import node_target
 from syndb_cli.federation import reaching
+from syndb_cli.federation.node import is_running, read_state
 from syndb_cli.output import was_interrupted
 from syndb_common.daemon import first_error
 from syndb_common.errors import ConfigError, PeerUnavailable, SynDBError, Unavailable
@@ -58,7 +60,9 @@ class Check:
 
 
 async def checks(settings: NodeSettings) -> list[Check]:
-    """Configuration, every way to the hub, the hub, its clock, the engine; all are tried, whatever the first ones say.
+    """Configuration, every way to the hub, the hub, its clock, the engine, and what the hub says to the running node.
+
+    All are tried, whatever the first ones say.
 
     The hub counts as reached when one way led to it: libp2p's handshake has proved its PeerId then.
     """
@@ -77,7 +81,8 @@ async def checks(settings: NodeSettings) -> list[Check]:
         ]
         reached = Check("hub", False, 0.0, causes[0])
     engine = await _check("engine", lambda: _engine(settings))
-    return [*found, *over_http[:1], reached, *over_http[1:], engine]
+    membership = await _membership(settings)
+    return [*found, *over_http[:1], reached, *over_http[1:], engine, membership]
 
 
 async def _ways(settings: NodeSettings) -> list[Check]:
@@ -167,3 +172,22 @@ async def _engine(settings: NodeSettings) -> str:
     target = await trio.to_thread.run_sync(node_target, settings)
     await trio.to_thread.run_sync(probe, target, abandon_on_cancel=True)
     return ""
+
+
+async def _membership(settings: NodeSettings) -> Check:
+    """What the running daemon noted last; only it knows whether the hub takes its proof."""
+    running = False
+
+    async def look() -> str:
+        nonlocal running
+        running = await trio.to_thread.run_sync(is_running, settings.data_dir)
+        if not running:
+            raise Unavailable("not known: the daemon does not run", hint="Start it: syndb-node run")
+        noted = await trio.to_thread.run_sync(read_state, settings.data_dir)
+        state, cause, hint = (str(noted.get(key, "")) for key in ("state", "cause", "hint"))
+        if state == node_state.REFUSED:
+            raise Unavailable(f"{state}: {cause}", hint=hint)
+        return f"{state}: {cause}" if cause else state or "starting"
+
+    found = await _check("membership", look)
+    return replace(found, needed=running)

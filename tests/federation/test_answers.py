@@ -180,4 +180,5 @@ def test_a_node_operator_sees_how_the_node_stands(federation: LocalFederation) -
     status = json.loads(run(command("syndb", "federation", "status", *config)))
     assert (status["cluster"], status["state"]) == ("herm", "joined")
     tests = json.loads(run(command("syndb", "federation", "test", *config)))
-    assert {test["name"]: test["passed"] for test in tests} == {"configuration": True, "hub": True, "engine": True}
+    passed = {test["name"] for test in tests if test["passed"]}
+    assert passed >= {"configuration", "hub", "engine", "membership"}

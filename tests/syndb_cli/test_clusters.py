@@ -145,10 +145,25 @@ def test_options_may_stand_before_or_behind_the_sub_command(hub: SmallHub, monke
 def test_the_way_to_the_hub_is_tested_way_by_way(hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reaching, "FIND_SECONDS", 3.0)
     results = {each["name"]: each for each in json.loads(federation("test", "--json").stdout)}
-    assert list(results) == ["configuration", "configured addresses", "http", "hub", "clock", "engine"]
+    assert list(results) == ["configuration", "configured addresses", "http", "hub", "clock", "engine", "membership"]
     assert [results[name]["passed"] for name in ("configured addresses", "http", "hub", "clock")] == [True] * 4
     assert hub.peer_id in results["configured addresses"]["cause"]
     assert not results["engine"]["passed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("state", "passed"), [("refused", False), ("joined", True)])
+def test_a_running_node_that_is_refused_fails_the_test(
+    hub: SmallHub, config: Path, monkeypatch: pytest.MonkeyPatch, state: str, passed: bool
+) -> None:
+    monkeypatch.setattr(reaching, "FIND_SECONDS", 3.0)
+    noted = {"state": state, "cause": "invalid federation password", "hint": "Copy it again."}
+    (config.parent / "node" / "federation-state.json").write_text(json.dumps(noted))
+    monkeypatch.setattr("syndb_cli.federation.connectivity.is_running", lambda _folder: True)
+    membership = json.loads(federation("test", "--json").stdout)[-1]
+    assert (membership["name"], membership["passed"], membership["needed"]) == ("membership", passed, True)
+    assert f"{state}: invalid federation password" in membership["cause"]
+    assert ("Copy it again." in membership["cause"]) is not passed
 
 
 @pytest.mark.slow

@@ -257,6 +257,6 @@ def test_test_says_what_is_missing_and_fails(config: Path, monkeypatch: pytest.M
     done = syndb("test", "--json")
     assert done.exit_code == 10
     results = {each["name"]: each for each in json.loads(done.stdout)}
-    assert list(results) == ["configuration", "configured addresses", "hub", "engine"]
+    assert list(results) == ["configuration", "configured addresses", "hub", "engine", "membership"]
     assert not results["hub"]["passed"]
     assert results["hub"]["cause"]
