@@ -6,6 +6,7 @@ away from it.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from sqlglot import exp
 from actors.directory import HUB, Cluster, Directory
 from syndb_common import tracing
 from syndb_common.engine.interface import Engine, Limits
-from syndb_common.errors import InvalidRequest, SynDBError, Unavailable
+from syndb_common.errors import InvalidRequest, SynDBError, Unavailable, UnknownName
 from syndb_common.metrics import QUERY_SECONDS, timed
 from syndb_common.syql import Plan, Query, Scope, parse, partial_schema, plan, to_clickhouse
 from syndb_common.tables.versions import PublishedVersion
@@ -34,7 +35,7 @@ from syndb_hub.federation.service import (
     Require,
     VersionRead,
 )
-from syndb_hub.federation.targets import Holding, Targets, assign, check_names, versions, visible
+from syndb_hub.federation.targets import Holding, Targets, assign, check_names, lost, versions, visible, with_missing
 
 T = TypeVar("T")
 
@@ -177,10 +178,21 @@ class FederatedQueries:
         agreed = _agree(query, scope)
         own, unknown = await self._own_versions(agreed)
         holdings = visible(self._directory, own, agreed, cluster_ids)
-        planned = await _beside_the_loop(len(text), plan, query, versions(holdings))
-        targets = assign(planned, holdings, self._in_scope(agreed, cluster_ids))
+        away = [] if agreed is Scope.LOCAL else lost(self._directory, own, cluster_ids, holdings)
+        # A data set that nobody else has is planned for like that of an unreachable node. Of one that somebody else
+        # has, what there is answers; a version that should have answered instead is named as missing.
+        there = {holding.version.dataset_id for holding in holdings}
+        known = holdings + [holding for holding in away if holding.version.dataset_id not in there]
+        planned = await _beside_the_loop(len(text), plan, query, versions(known))
+        targets = assign(planned, known, self._in_scope(agreed, cluster_ids))
+        if others := [holding for holding in away if holding.version.dataset_id in there]:
+            with contextlib.suppress(UnknownName):  # then none of these has the name that the query speaks of
+                whole = await _beside_the_loop(len(text), plan, query, versions(known + others))
+                wanted = {(dataset.dataset_id, dataset.version) for dataset in whole.datasets}
+                missing = {holding.key: holding for holding in others if holding.key in wanted}
+                targets = with_missing(targets, list(missing.values()))
         if _relies_on_names(query):
-            check_names(targets.holdings)
+            check_names(holding for holding in targets.holdings if holding.takes_part)
         if unknown is not None:
             targets = replace(targets, skipped=(*targets.skipped, unknown))
         return Planned(planned, agreed, targets)

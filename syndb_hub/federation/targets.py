@@ -1,20 +1,27 @@
 """Who is asked: which data-set versions a query may see, and which holder computes each.
 
-The catalogue decides locality. A node that holds a matching data set and cannot be asked now is named with its
-cause; a node that holds none is not bothered.
+The catalogue decides locality. A node that holds a matching data set and cannot be asked now, or takes no part, is
+named with its cause; a node that holds none is not bothered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
-from actors.directory import HUB, Cluster, Directory, Key, is_replica, owned
+from actors.directory import HUB, Cluster, Directory, Key, Standing, is_replica, owned
 from syndb_common.errors import Conflict, NotFound
 from syndb_common.syql.plan import Plan, Scope
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.federation.service import NodeOutcome
+
+TAKES_NO_PART = {
+    Standing.PENDING: "has not joined",
+    Standing.WAITING: "waits for approval",
+    Standing.INACTIVE: "deactivated by the hub's operator",
+}
+"""Why a node is not asked that is not active."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,11 @@ class Holding:
     def holder(self) -> str:
         """Name of the holder."""
         return HUB if self.cluster is None else self.cluster.record.name
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether the holder may be asked at all."""
+        return self.cluster is None or self.cluster.record.is_active
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +98,42 @@ def visible(
     return holdings
 
 
+def lost(
+    directory: Directory,
+    own: Iterable[PublishedVersion],
+    cluster_ids: Sequence[UUID] | None,
+    seen: Iterable[Holding],
+) -> list[Holding]:
+    """What nodes that take no part last announced and a query would see if they did; nobody it sees (``seen``) has it.
+
+    An owner that is active decides what counts as a version: another content under one of its numbers is not missed.
+    """
+    away = [
+        cluster
+        for cluster in directory.clusters.values()
+        if not cluster.record.is_active
+        and cluster.versions
+        and (cluster_ids is None or cluster.record.id in cluster_ids)
+    ]
+    if not away:
+        return []
+    own = tuple(own)
+    present = {cluster.record.id: cluster for cluster in directory.clusters.values()}
+    present |= {cluster.record.id: _as_if_active(cluster) for cluster in away}
+    counted = owned(present.values(), own) | owned(directory.clusters.values(), own)
+    held = {holding.key for holding in seen}
+    return [
+        Holding(counted[version.dataset_id, version.version], cluster)
+        for cluster in away
+        for version in cluster.versions
+        if is_replica(version, counted) and (version.dataset_id, version.version) not in held
+    ]
+
+
+def _as_if_active(cluster: Cluster) -> Cluster:
+    return replace(cluster, record=replace(cluster.record, standing=Standing.ACTIVE))
+
+
 def versions(holdings: Iterable[Holding]) -> list[PublishedVersion]:
     """What is held, each version once: all its holders hold the same."""
     return list({holding.key: holding.version for holding in holdings}.values())
@@ -125,7 +173,7 @@ def assign(plan: Plan, holdings: Sequence[Holding], in_scope: Iterable[Cluster])
     asked, skipped = [], []
     for name, group in groups.items():
         cluster = group[0].cluster
-        if cluster is not None and not cluster.health.routable:
+        if cluster is not None and not (cluster.record.is_active and cluster.health.routable):
             skipped.append(_skipped(cluster))
         elif cluster is not None and not _fits(cluster, plan):
             cause = schema_too_old(cluster.record.schema_version, plan.minimum_schema)
@@ -140,6 +188,14 @@ def assign(plan: Plan, holdings: Sequence[Holding], in_scope: Iterable[Cluster])
     return Targets(tuple(asked), tuple(skipped), tuple(used))
 
 
+def with_missing(targets: Targets, missing: Sequence[Holding]) -> Targets:
+    """The same, and versions that only nodes hold which take no part."""
+    named = {outcome.cluster for outcome in targets.skipped}
+    clusters = {holding.holder: holding.cluster for holding in missing if holding.holder not in named}
+    skipped = tuple(_skipped(cluster) for cluster in clusters.values() if cluster is not None)
+    return replace(targets, skipped=(*targets.skipped, *skipped), holdings=(*targets.holdings, *missing))
+
+
 def schema_too_old(version: int, needed: int) -> str:
     """Why a node is not asked whose tables lack something that a question needs."""
     return (
@@ -148,7 +204,9 @@ def schema_too_old(version: int, needed: int) -> str:
 
 
 def _skipped(cluster: Cluster) -> NodeOutcome:
-    if cluster.health.routable:
+    if not cluster.record.is_active:
+        cause, code = TAKES_NO_PART[cluster.record.standing], "standing"
+    elif cluster.health.routable:
         cause, code = "the hub does not know its catalogue yet", "catalogue"
     else:
         cause, code = f"{cluster.health}: {cluster.cause}" if cluster.cause else str(cluster.health), "health"

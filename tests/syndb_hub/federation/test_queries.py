@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ import pytest
 import trio
 
 from actors.analytics_delegate import to_ipc
-from actors.directory import Cluster, Directory, Health
+from actors.directory import Cluster, Directory, Health, Standing
 from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.interface import Answer, Limits, Scan
 from syndb_common.errors import (
@@ -219,6 +220,73 @@ async def test_who_requires_all_gets_all_or_an_error_that_names_the_missing(miss
         federation.add("fly", 4, health=Health.UNREACHABLE)
     with pytest.raises(Unavailable, match=r"not every node answered: fly \("):
         await federation.run(require="all")
+
+
+def stand(federation: Federation, node: Cluster, standing: Standing, **facts: Any) -> None:
+    """Give a node another standing."""
+    federation.directory.publish([replace(node, record=replace(node.record, standing=standing), **facts)])
+
+
+@pytest.mark.parametrize(
+    ("standing", "cause"),
+    [
+        (Standing.INACTIVE, "deactivated by the hub's operator"),
+        (Standing.WAITING, "waits for approval"),
+        (Standing.PENDING, "has not joined"),
+    ],
+)
+async def test_a_node_that_takes_no_part_is_missing_from_the_answer_and_never_asked(
+    federation: Federation, standing: Standing, cause: str
+) -> None:
+    worm = federation.add("worm", 3)
+    stand(federation, federation.add("fly", 4), standing)
+    answered = await federation.run()
+    assert rows(answered) == [{"n": 3}]
+    provenance = answered.provenance
+    assert not provenance.complete
+    outcomes = {each.cluster: (each.status, each.cause) for each in provenance.nodes}
+    assert outcomes == {"worm": ("answered", ""), "fly": ("skipped", cause)}
+    assert [(each.dataset, each.cluster) for each in provenance.missing_versions] == [("fly", "fly")]
+    assert len(federation.questions) == 1
+    with pytest.raises(Unavailable, match=rf"not every node answered: fly \({cause}\)"):
+        await federation.run(require="all")
+    for whole in ({"text": COUNT + " WHERE dataset = 'worm'"}, {"cluster_ids": [worm.record.id]}):
+        assert (await federation.run(**whole, require="all")).provenance.complete
+
+
+@pytest.mark.parametrize("require", ["any", "all"])
+@pytest.mark.parametrize("text", [COUNT, COUNT + " WHERE dataset = 'fly'"], ids=["all data sets", "by name"])
+async def test_data_of_a_deactivated_node_alone_are_no_empty_answer_and_no_unknown_name(
+    require: str, text: str
+) -> None:
+    federation = Federation()
+    stand(federation, federation.add("fly", 4), Standing.INACTIVE)
+    with pytest.raises(Unavailable, match=r"no node answered: fly \(deactivated by the hub's operator\)"):
+        await federation.run(text, require=require)
+    assert federation.questions == []
+
+
+async def test_an_older_version_answers_for_a_deactivated_owners_newer_one_and_not_in_silence(
+    federation: Federation,
+) -> None:
+    worm = federation.add("worm", 3)
+    owner = cluster("owner", record_facts={"registered_at": worm.record.registered_at - timedelta(days=1)})
+    stand(federation, owner, Standing.INACTIVE, versions=(*worm.versions, published("worm", 2)))
+    answered = await federation.run()
+    assert rows(answered) == [{"n": 3}]
+    assert [(each.version, each.cluster) for each in answered.provenance.versions] == [(1, "worm")]
+    assert [(each.version, each.cluster) for each in answered.provenance.missing_versions] == [(2, "owner")]
+    assert (await federation.run(COUNT + " WHERE version = 1", require="all")).provenance.complete
+    with pytest.raises(Unavailable, match="owner"):
+        await federation.run(require="all")
+
+
+async def test_a_deactivated_namesake_is_no_conflict(federation: Federation) -> None:
+    worm, fly = federation.add("worm", 3), federation.add("fly", 4)
+    namesake = fly.versions[0].model_copy(update={"metadata": worm.versions[0].metadata})
+    stand(federation, fly, Standing.INACTIVE, versions=(namesake,))
+    answered = await federation.run(COUNT + " WHERE dataset = 'worm'")
+    assert (rows(answered), answered.provenance.complete) == ([{"n": 3}], False)
 
 
 async def test_when_every_owner_refuses_the_refusal_is_the_answer() -> None:

@@ -12,7 +12,7 @@ from actors.directory import Cluster, Directory, Health, Standing
 from syndb_common.errors import Conflict, NotFound
 from syndb_common.syql import Scope, parse, plan
 from syndb_common.tables.versions import PublishedVersion
-from syndb_hub.federation.targets import Targets, assign, check_names, schema_too_old, versions, visible
+from syndb_hub.federation.targets import Targets, assign, check_names, lost, schema_too_old, versions, visible
 from tests.actors.federation_parts import BEGAN, cluster, published
 
 WORM, FLY, MOUSE = published("worm"), published("fly"), published("mouse")
@@ -209,11 +209,47 @@ def test_only_active_nodes_are_asked(standing: Standing) -> None:
     assert names(target(waiting, node("active", FLY))) == {"active": {FLY.dataset_id}}
 
 
-def test_a_deactivated_node_is_neither_asked_nor_missed() -> None:
-    gone = cluster("gone", record_facts={"standing": Standing.INACTIVE}, health=Health.HEALTHY, versions=(FLY,))
+def missed(*nodes: Cluster, own: tuple[PublishedVersion, ...] = (), cluster_ids: list[Any] | None = None) -> set[Any]:
+    """Holder, data set and version of what is lost to a query of the federation."""
     directory = Directory()
-    directory.publish([gone])
-    assert visible(directory, (), Scope.FEDERATION, None) == []
+    directory.publish(nodes)
+    seen = visible(directory, own, Scope.FEDERATION, cluster_ids)
+    return {
+        (each.holder, each.version.metadata.dataset, each.version.version)
+        for each in lost(directory, own, cluster_ids, seen)
+    }
+
+
+@pytest.mark.parametrize("standing", [Standing.PENDING, Standing.WAITING, Standing.INACTIVE])
+def test_what_only_a_node_holds_that_takes_no_part_is_missed(standing: Standing) -> None:
+    gone = node("gone", WORM, FLY, record_facts={"standing": standing})
+    assert missed(gone, node("a", MOUSE)) == {("gone", "worm", 1), ("gone", "fly", 1)}
+
+
+def test_what_somebody_active_holds_too_is_not_missed() -> None:
+    gone = node("gone", WORM, FLY, MOUSE, record_facts={**EARLY, "standing": Standing.INACTIVE})
+    assert missed(gone, node("a", WORM), node("b", FLY), own=(MOUSE,)) == set()
+
+
+def test_an_active_owner_decides_what_its_versions_are() -> None:
+    gone = node("gone", published("worm", content="b"), record_facts={**EARLY, "standing": Standing.INACTIVE})
+    assert missed(gone, node("a", WORM)) == set()
+
+
+def test_a_version_of_a_former_owner_that_its_replicas_do_not_have_is_missed() -> None:
+    gone = node("gone", WORM, published("worm", 2), record_facts={**EARLY, "standing": Standing.INACTIVE})
+    assert missed(gone, node("a", WORM)) == {("gone", "worm", 2)}
+
+
+def test_what_a_node_claimed_of_anothers_data_set_is_not_missed_when_it_is_deactivated() -> None:
+    claims = node("claims", published("worm", 2), record_facts={"standing": Standing.INACTIVE})
+    assert missed(claims, node("a", WORM, record_facts=EARLY)) == set()
+
+
+def test_only_nodes_that_are_named_are_missed() -> None:
+    gone, active = node("gone", WORM, record_facts={"standing": Standing.INACTIVE}), node("a", WORM, FLY)
+    assert missed(gone, active, cluster_ids=[active.record.id]) == set()
+    assert missed(gone, active, cluster_ids=[gone.record.id]) == {("gone", "worm", 1)}
 
 
 def test_a_node_that_has_just_joined_again_is_asked_for_what_it_held_and_not_missed() -> None:
