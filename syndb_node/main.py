@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from syndb_common import invitation
+from syndb_common.asking import agreed
 from syndb_common.daemon import configure_logging, report_errors, run_daemon
 from syndb_common.errors import ConfigError, InvalidRequest
 from syndb_common.node_settings import NodeSettings
@@ -128,8 +129,11 @@ def trust(
         raise typer.Exit(outcome.code)
     typer.echo(f"This node will obey the hub {peer_id} and no other: it answers its questions, within the")
     typer.echo("owner's policy, and takes its schema. All hub keys pinned before are refused.")
-    if not yes and not typer.confirm("Has the hub's operator told you this PeerId?"):
-        raise typer.Exit(1)
+    sure = False
+    with report_errors() as outcome:
+        sure = agreed(yes, "Has the hub's operator told you this PeerId?")
+    if not sure:
+        raise typer.Exit(outcome.code or 1)
     with report_errors() as outcome:
         hub_pins.write(settings.data_dir, Pins(configured=start, current=peer_id))
         typer.echo("pinned; a running node heeds it on SIGHUP, and when it joins next")

@@ -12,6 +12,8 @@ from syndb_cli.client import Connection
 from syndb_cli.federation.options import CLUSTERS, AsJson, ServerUrl, TokenFile, Yes, cluster_path
 from syndb_cli.options import DashedGroup
 from syndb_cli.output import errors_as_lines, note, show_json, show_table
+from syndb_common.asking import agreed
+from syndb_common.errors import InvalidRequest
 
 app = typer.Typer(
     cls=DashedGroup,
@@ -169,7 +171,10 @@ def revoke_key(
 def approve_hosts(
     context: typer.Context,
     node: Node,
-    hosts: Annotated[list[str], typer.Argument(help="IP addresses, networks (10.0.0.0/8) or host names.")],
+    hosts: Annotated[
+        list[str] | None, typer.Argument(help="IP addresses, networks (10.0.0.0/8) or host names.")
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="Approve no hosts any longer.")] = False,
     server_url: ServerUrl = None,
     token_file: TokenFile = None,
     as_json: AsJson = False,
@@ -178,7 +183,10 @@ def approve_hosts(
 
     The address that the node's connection comes from needs no approval.
     """
-    _change(context, node, "PUT", "approved-hosts", {"hosts": hosts}, server_url, token_file, as_json)
+    with errors_as_lines(as_json=_json(context, as_json)):
+        if bool(hosts) is none:
+            raise InvalidRequest("name hosts or give --none", hint="What is given replaces the hosts approved before.")
+    _change(context, node, "PUT", "approved-hosts", {"hosts": hosts or []}, server_url, token_file, as_json)
 
 
 @app.command()
@@ -276,8 +284,9 @@ def _json(context: typer.Context, as_json: bool) -> bool:
 
 
 def _confirm(yes: bool, question: str) -> None:
-    if not yes and not typer.confirm(question):
-        raise typer.Exit(1)
+    with errors_as_lines():
+        if not agreed(yes, question):
+            raise typer.Exit(1)
 
 
 def _changed(node: dict[str, Any], as_json: bool) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from syndb_cli.federation.options import AsJson, Config, Yes, default_config, settings_of
 from syndb_cli.output import errors_as_lines, note, progress, quiet_logs, show_json, show_table
+from syndb_common.asking import agreed
 from syndb_common.engine import lock
 from syndb_common.errors import SynDBError
 
@@ -87,7 +88,7 @@ def logout(config: Config = None, yes: Yes = False) -> None:
     with errors_as_lines():
         path = config or default_config()
         settings = settings_of(path)
-        if not yes and not typer.confirm(f"Remove {path} ({settings.cluster.name})?"):
+        if not agreed(yes, f"Remove {path} ({settings.cluster.name})?"):
             raise typer.Exit(1)
         path.unlink()
         note(f"removed {path}; data and key stay in {settings.data_dir}")

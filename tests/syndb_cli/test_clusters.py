@@ -43,6 +43,9 @@ def test_a_node_is_approved_excluded_and_let_in_again(hub: SmallHub) -> None:
     assert hub.node("worm-lab").record.standing == "active"
     kept = federation("clusters", "deactivate", "worm-lab", stdin="n\n")
     assert (kept.exit_code, hub.node("worm-lab").record.standing) == (1, "active")
+    silent = federation("clusters", "deactivate", "worm-lab")
+    assert (silent.exit_code, "--yes" in silent.stderr) == (2, True)
+    assert hub.node("worm-lab").record.standing == "active"
     done = federation("clusters", "deactivate", "worm-lab", "--yes", "--json")
     assert (json.loads(done.stdout)["standing"], hub.node("worm-lab").record.standing) == ("inactive", "inactive")
     by_id = str(hub.node("worm-lab").record.id)
@@ -70,8 +73,11 @@ def test_hosts_are_approved_and_wrong_ones_refused(hub: SmallHub) -> None:
     assert done.exit_code == 0, done.output
     assert hub.node("worm-lab").record.approved_hosts == ("10.1.0.0/16", "node.example.org")
     assert "approved hosts: 10.1.0.0/16, node.example.org" in done.stderr
-    wrong = federation("clusters", "approve-hosts", "worm-lab", "not a host!")
-    assert wrong.exit_code == 2
+    for wrong in (["not a host!"], [], ["10.1.0.0/16", "--none"]):
+        assert federation("clusters", "approve-hosts", "worm-lab", *wrong).exit_code == 2
+    assert hub.node("worm-lab").record.approved_hosts == ("10.1.0.0/16", "node.example.org")
+    assert federation("clusters", "approve-hosts", "worm-lab", "--none").exit_code == 0
+    assert hub.node("worm-lab").record.approved_hosts == ()
 
 
 def test_a_node_is_entered_before_it_joins(hub: SmallHub) -> None:

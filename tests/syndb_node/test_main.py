@@ -82,6 +82,9 @@ def test_another_hub_is_pinned_after_saying_what_that_means(config: Path, node: 
     assert refused.exit_code == 1
     assert "no other" in refused.output
     assert HubPins(node, HUB).current == HUB
+    silent = syndb_node(config, "trust", OTHER)
+    assert (silent.exit_code, "--yes" in silent.output) == (2, True)
+    assert HubPins(node, HUB).current == HUB
     done = syndb_node(config, "trust", OTHER, stdin="y\n")
     assert done.exit_code == 0
     assert (HubPins(node, HUB).current, HubPins(node, HUB).successor) == (OTHER, "")
