@@ -70,6 +70,12 @@ from syndb_common.metrics import HEALTH_CHANGES
 
 log = structlog.get_logger(__name__)
 
+NEW_KEY = (
+    "Stop the node, move identity.key out of its data_dir, and join with a new invitation of the hub's operator: "
+    "syndb federation init --force --invite-file FILE. A key made by syndb-node rotate-key is refused as well."
+)
+"""What helps a node whose key was revoked: nothing that the revoked key signs."""
+
 LOOKED_UP_SECONDS = 30.0
 """For the registry to hear what a look-up found: it is never busy for so long."""
 
@@ -319,7 +325,7 @@ class Registry(Actor):
             keys = (invitation.key,)
         proved = self._joins.prove(join, transcript, message, keys)
         if {proved.peer_id, proved.previous_peer_id} & await self._store.revoked_peers():
-            raise JoinRefused("this key was revoked by the hub's operator", hint="Give the node a new identity.key.")
+            raise JoinRefused("this key was revoked by the hub's operator", hint=NEW_KEY)
         known = claimed(proved, self._directory)
         if known is None:
             self._check_room()

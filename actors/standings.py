@@ -13,7 +13,10 @@ _CAUSES = {
     Standing.ACTIVE: "not checked yet",
     Standing.INACTIVE: "deactivated",
 }
-_NO_KEY = "its key was revoked, or it had none: waits for a node that proves the name, and then for approval"
+_NO_KEY = (
+    "its key was revoked, or it had none: invite it anew (syndb-hub invite --name), or approve the next node that "
+    "proves the name"
+)
 
 
 def keyless(record: ClusterRecord) -> ClusterRecord:

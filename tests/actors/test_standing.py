@@ -175,11 +175,13 @@ async def test_a_revoked_key_is_believed_never_again_and_the_name_waits_for_anot
     await hub.ask(CatalogAnnouncement(revision=5, versions=(published("worm"),)))
     await hub.do(RevokeKey(joined.cluster_id, "laptop stolen"))
     assert (hub.node().record.standing, hub.node().record.peer_id) == (Standing.WAITING, None)
+    assert "syndb-hub invite --name" in hub.node().cause
     assert hub.directory.by_peer("12D3Worm") is None
     for restarted in (hub, await start_hub()):
         for name in ("worm-lab", "fly-lab"):
-            with pytest.raises(JoinRefused, match="revoked"):
+            with pytest.raises(JoinRefused, match="revoked") as refused:
                 await Attempt(name=name).join(restarted)
+            assert "syndb federation init --force --invite-file" in refused.value.hint
         with pytest.raises(JoinRefused):
             await restarted.ask(CatalogAnnouncement(revision=6, versions=()))
     again = await Attempt(peer_id="12D3New").join(restarted)
