@@ -73,12 +73,13 @@ class Soak:
 
     def run(self) -> None:
         """All of it, for as long as was asked."""
-        loops = (self._ask, self._visit, self._measure)
-        threads = [threading.Thread(target=self._repeat, args=(loop,)) for loop in loops]
-        for thread in threads:
+        threads = [threading.Thread(target=self._repeat, args=(loop,)) for loop in (self._ask, self._measure)]
+        end = threading.Timer(SECONDS, self._over.set)
+        for thread in (*threads, end):
             thread.start()
-        self._over.wait(SECONDS)
-        self._over.set()
+        # In this thread: a daemon ends with the thread that started it.
+        self._repeat(self._visit)
+        end.cancel()
         for thread in threads:
             thread.join()
         self._http.close()
