@@ -55,6 +55,7 @@ class Progress:
 
     Args:
         peer_id: the node's key.
+        boot_id: of the run, empty if the node does not say.
 
     Attributes:
         scope: of the present help; cancelled when another run of the node answers.
@@ -63,10 +64,11 @@ class Progress:
         schema_version: the node's after the present help, 0 if it sent no migrations.
     """
 
-    __slots__ = ("_failed", "_heard", "_peer_id", "late", "running", "schema_version", "scope")
+    __slots__ = ("_boot_id", "_failed", "_heard", "_peer_id", "late", "running", "schema_version", "scope")
 
-    def __init__(self, peer_id: str | None) -> None:
+    def __init__(self, peer_id: str | None, boot_id: str = "") -> None:
         self._peer_id = peer_id
+        self._boot_id = boot_id
         self._heard = trio.current_time()
         self.scope = trio.CancelScope()
         self.running: trio.Event | None = None
@@ -74,11 +76,13 @@ class Progress:
         self.schema_version = 0
         self._failed: dict[Step, _Failed] = {}
 
-    def hears(self, peer_id: str | None, uptime: float) -> bool:
-        """Whether a report comes from this run: with its key, and begun before the report before."""
+    def hears(self, peer_id: str | None, report: HealthReport) -> bool:
+        """Whether a report comes from this run: with its key and boot id, or begun before the report before."""
         now, heard = trio.current_time(), self._heard
         self._heard = now
-        return peer_id == self._peer_id and uptime >= now - heard
+        if report.boot_id or self._boot_id:
+            return (peer_id, report.boot_id) == (self._peer_id, self._boot_id)
+        return peer_id == self._peer_id and report.uptime_seconds >= now - heard
 
     def note(self, step: Step, what: int, error: Exception) -> None:
         """The step failed."""

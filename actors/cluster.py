@@ -7,6 +7,7 @@ heal without a person.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -96,6 +97,7 @@ class Cluster(Actor):
         self._lost = lost
         self._ontology_revision = ontology_revision
         self._started = trio.current_time()
+        self._boot_id = secrets.token_hex(8)
         self._last_ping = -float("inf")
         self._pinged = trio.Event()
         self._rejoin = trio.Event()
@@ -127,6 +129,7 @@ class Cluster(Actor):
             clock=time.time(),
             uptime_seconds=trio.current_time() - self._started,
             software=self._link.membership.software,
+            boot_id=self._boot_id,
         )
 
     @handle

@@ -225,9 +225,9 @@ class HealthMonitor(Actor):
 
     async def _with_help(self, cluster: Cluster, watched: _Watched, report: HealthReport) -> HealthReport:
         """Have the node helped if it lacks something, and wait a moment for it: the next ping must not wait longer."""
-        if not watched.progress.hears(cluster.record.peer_id, report.uptime_seconds):
+        if not watched.progress.hears(cluster.record.peer_id, report):
             watched.progress.scope.cancel()
-            watched.progress = Progress(cluster.record.peer_id)
+            watched.progress = Progress(cluster.record.peer_id, report.boot_id)
         progress = watched.progress
         lacking = self._catch_up.lacking(self._directory.get(cluster.record.id) or cluster, report)
         if progress.due(lacking) and progress.running is None:

@@ -182,6 +182,8 @@ class HealthReport(Reply):
         ontology_revision: of the terms the node has; 0 for none.
         clock: seconds since the epoch at the node. It may be anything: the hub says of a clock that is none that it is
             wrong, which helps the node's operator more than a report that counts as missed.
+        boot_id: drawn anew by each run of the node, so that the hub notices a restart however quick it was; empty in
+            version 1.
     """
 
     schema_version: SchemaVersion
@@ -193,6 +195,7 @@ class HealthReport(Reply):
     software: str = Field(max_length=100)
     registered: bool = True
     ontology_revision: Count = 0
+    boot_id: str = Field("", max_length=64)
 
 
 class HealthPing(Message):

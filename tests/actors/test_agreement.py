@@ -220,6 +220,7 @@ async def play(history: list[tuple[str, Any]], folder: Path) -> None:
 @given(st.lists(events, max_size=20))
 @example([("change key", 0), ("publish", 0)])
 @example([("publish", 0), ("kill node", 0), ("start node", 0)])
+@example([("rename", 2), ("kill node", 0), ("publish", 0), ("rename", 0)])
 def test_hub_and_nodes_agree_within_a_ping_cycle_after_the_network_has_healed(
     history: list[tuple[str, Any]],
 ) -> None:

@@ -274,17 +274,26 @@ async def test_a_node_whose_engine_does_not_answer_keeps_the_schema_version_that
 
 
 @pytest.mark.parametrize("message", [SchemaSync, DatasetCatalogRequest])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [({"boot_id": "first"}, {"boot_id": "second"}), ({"uptime_seconds": 60.0}, {"uptime_seconds": 0.1})],
+    ids=["boot ids", "uptimes"],
+)
 async def test_help_that_a_former_run_of_the_node_does_not_answer_ends_when_the_next_run_does(
-    start: Start, autojump_clock: MockClock, message: type[Any]
+    start: Start,
+    autojump_clock: MockClock,
+    message: type[Any],
+    first: dict[str, Any],
+    second: dict[str, Any],
 ) -> None:
-    booted, version = trio.current_time() - 60.0, [0]
+    run, version = [first], [0]
 
     def sync(message: object) -> SchemaReport:
         version[0] = SCHEMA
         return SchemaReport(schema_version=SCHEMA, applied=())
 
     worm = node(
-        ping=lambda message: report(schema_version=version[0], uptime_seconds=trio.current_time() - booted),
+        ping=lambda message: report(schema_version=version[0], **run[0]),
         sync=sync,
     )
     answer, worm.answers[message] = worm.answers[message], never
@@ -292,7 +301,7 @@ async def test_help_that_a_former_run_of_the_node_does_not_answer_ends_when_the_
     await trio.sleep(2.5 * POLICY.interval)
     assert worm.count(message) == 1
     worm.answers[message] = answer
-    booted = trio.current_time()
+    run[0] = second
     await trio.sleep(POLICY.cycle)
     assert worm.count(message) == 2
     assert (hub.now("worm").record.schema_version, hub.now("worm").catalogue_revision) == (SCHEMA, 1)

@@ -57,7 +57,8 @@ def test_a_node_is_tested_measured_lost_and_let_in_again(federation: LocalFedera
 
     assert syndb(federation, "clusters", "deactivate", "a", "--yes")[1]["standing"] == "inactive"
     refused = federation.query(COUNT)
-    assert (refused["status"], refused.get("rows")) == ("completed", [])
+    assert refused["status"] == "failed"
+    assert "a (deactivated by the hub's operator)" in json.dumps(refused)
     assert syndb(federation, "clusters", "activate", "a")[1]["standing"] == "active"
     federation.wait_healthy(["a"])
     assert len(federation.query(COUNT)["rows"]) == 1

@@ -116,6 +116,8 @@ def break_at(federation: LocalFederation, name: str, stage: Stage, victim: str, 
     wait_line(own_log, own_log.stat().st_size, PINGED, set(), seconds=HEALED_SECONDS)  # by who is alive now
     federation.wait_healthy([name], seconds=HEALED_SECONDS)
     records = [node for node in federation.get("/v1/federation/clusters") if node["name"] == name]
+    # The hub may have kept the registration and died before it answered; the node then learns its id by asking again.
+    wait_line(own_log, 0, Stage("node", "joined"), set(), seconds=HEALED_SECONDS)
     joined = {line["cluster_id"] for line in lines(own_log)[0] if line["event"] == "joined"}
     assert [(node["peer_id"], {node["id"]}) for node in records] == [(peer_id, joined)]
     node = federation.daemons[name]
