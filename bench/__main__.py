@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import actor_tell, cold_start, federated, health_cycle, reconnect, result, rpc
+from bench import actor_tell, cold_start, federated, health_cycle, logs, reconnect, result, rpc
 from bench.result import Result
 
 BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
@@ -36,6 +36,7 @@ def main() -> int:
     names = parser.parse_args().names or list(BENCHMARKS)
     if unknown := set(names) - BENCHMARKS.keys():
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    logs.configure()
     results: list[Result] = []
     failed = False
     for name in dict.fromkeys(names):

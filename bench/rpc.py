@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import statistics
 import struct
 import subprocess
@@ -19,7 +18,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import structlog
 import trio
 from libp2p.custom_types import TProtocol
 
@@ -30,6 +28,7 @@ from actors.remote.policy import Policy, Trust
 from actors.remote.rpc import RemoteRef, RpcClient
 from actors.remote.rpc_server import RpcServer
 from actors.runtime import Actor, ChildSpec, Supervisor, handle, run_tree
+from bench import logs
 from bench.result import Result, compared
 from syndb_common.errors import SynDBError
 from syndb_common.messages import HealthPing, HealthReport
@@ -54,10 +53,6 @@ REPORT = HealthReport(
 )
 REQUEST = encode_request(bytes(16), PING, seconds=5.0)
 RESPONSE = encode_reply(bytes(16), REPORT)
-
-
-# As daemons do by default; debug lines would fill the pipe to the parent.
-structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO), cache_logger_on_first_use=True)
 
 
 class Node(Actor):
@@ -181,4 +176,5 @@ def _framed(payload: bytes) -> bytes:
 
 
 if __name__ == "__main__":
+    logs.configure()
     trio.run(_server, sys.argv[1], int(sys.argv[2]))

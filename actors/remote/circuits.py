@@ -39,6 +39,10 @@ STOP = "/libp2p/circuit/relay/0.2.0/stop"
 ANSWER_SECONDS = 10.0
 """For one message to or from a relay; it may have to ask the other peer first."""
 
+SILENCE_SECONDS = 2.0
+"""A relay whose connection stands and that does not let a stream be opened for so long is dialled afresh: QUIC does not
+notice that a connection leads nowhere, and who only dials through a relay does not ask it for signs of life."""
+
 RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0, 60.0)
 """Pauses between attempts to reserve. A relay that refuses will hardly change its mind within the minute."""
 
@@ -83,8 +87,15 @@ class Circuits:
         if not relay or CIRCUIT in rest or relay == str(peer):
             raise PeerUnavailable(f"{address} is no address through a relay")
         await self._host.connect(relay, [place], timeout=ANSWER_SECONDS)
+        hop: INetStream | None = None
+        with trio.move_on_after(SILENCE_SECONDS):
+            hop = await self._hop(relay)
+        if hop is None:
+            await self._host.disconnect(relay)
+            await self._host.connect(relay, [place], timeout=ANSWER_SECONDS)
+            hop = await self._hop(relay)
         question = HopMessage(type=HopMessage.CONNECT, peer=WirePeer(id=peer.to_bytes()))
-        stream, _ = await self._exchange(relay, question)
+        stream, _ = await self._exchange(relay, hop, question)
         circuit = CircuitStream(stream)
         try:
             self._host.watch(stream, circuit)
@@ -115,7 +126,8 @@ class Circuits:
 
     async def _reserve(self, relay: str) -> float:
         """Make or renew a reservation; returns for how many seconds it holds."""
-        stream, answer = await self._exchange(relay, HopMessage(type=HopMessage.RESERVE))
+        question = HopMessage(type=HopMessage.RESERVE)
+        stream, answer = await self._exchange(relay, await self._hop(relay), question)
         await reset_stream(stream)
         return min(max(answer.reservation.expire - time.time(), 60.0), 86_400.0)
 
@@ -130,9 +142,12 @@ class Circuits:
             for place in known.addresses
         )
 
-    async def _exchange(self, relay: str, question: HopMessage) -> tuple[INetStream, HopMessage]:
-        """One question to a relay, on a stream of its own, and its answer, which is yes."""
-        stream = await self._host.open_raw_stream(relay, HOP, timeout=ANSWER_SECONDS)
+    async def _hop(self, relay: str) -> INetStream:
+        """A stream for one question to a relay."""
+        return await self._host.open_raw_stream(relay, HOP, timeout=ANSWER_SECONDS)
+
+    async def _exchange(self, relay: str, stream: INetStream, question: HopMessage) -> tuple[INetStream, HopMessage]:
+        """One question to a relay, and its answer, which is yes."""
         try:
             with trio.fail_after(ANSWER_SECONDS):
                 await write_message(stream, question)

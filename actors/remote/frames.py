@@ -30,11 +30,16 @@ class FrameTooLarge(Exception):
     """A frame announces, or would have, more than ``MAX_FRAME_BYTES``. The stream is of no use any more."""
 
 
-class ByteStream(Protocol):
-    """What is needed of a libp2p stream."""
+class Bytes(Protocol):
+    """What carries bytes in both directions."""
 
     async def read(self, n: int | None = None) -> bytes: ...
     async def write(self, data: bytes) -> None: ...
+
+
+class ByteStream(Bytes, Protocol):
+    """What is needed of a libp2p stream."""
+
     async def close(self) -> None: ...
     async def reset(self) -> None: ...
 
@@ -45,6 +50,7 @@ class FrameStream:
     Args:
         stream: an open libp2p stream.
         peer_id: the peer at the other end, proved by the connection's handshake.
+        carrier: what bytes are read from and written to; the stream itself if not given.
         connection: what the stream is on; the stream itself if not given.
         on_over: called when the stream has been closed or reset.
 
@@ -57,6 +63,7 @@ class FrameStream:
         stream: ByteStream,
         peer_id: str,
         *,
+        carrier: Bytes | None = None,
         connection: object = None,
         on_over: Callable[[FrameStream], None] | None = None,
     ) -> None:
@@ -65,6 +72,8 @@ class FrameStream:
         self.limit: Callable[[], int] = lambda: MAX_FRAME_BYTES
         self._on_over = on_over
         self._stream = stream
+        self._read = (carrier or stream).read
+        self._write = (carrier or stream).write
         self._buffer = bytearray()
         self._scope: trio.CancelScope | None = None
         self._over = False
@@ -82,9 +91,7 @@ class FrameStream:
             StreamEnded: the stream is over.
             trio.TooSlowError: the other side did not take it within ``timeout`` seconds.
         """
-        if len(payload) > MAX_FRAME_BYTES:
-            raise FrameTooLarge(f"{len(payload)} bytes, at most {MAX_FRAME_BYTES} fit into one message")
-        await self._within(timeout, self._stream.write, _LENGTH.pack(len(payload)) + payload)
+        await self._within(timeout, self._write, _framed(payload))
 
     async def receive(self, *, timeout: float) -> bytes:  # noqa: ASYNC109 - see above
         """The next frame's payload.
@@ -95,6 +102,10 @@ class FrameStream:
             trio.TooSlowError: it was not complete within ``timeout`` seconds.
         """
         return await self._within(timeout, self._next_frame)
+
+    async def exchange(self, payload: bytes, *, timeout: float) -> bytes:  # noqa: ASYNC109 - see above
+        """Send one frame and return the next one's payload, both within one deadline; raises as these two do."""
+        return await self._within(timeout, self._send_and_receive, _framed(payload))
 
     async def reset(self) -> None:
         """End the stream at once, at both sides; never fails, never waits long, works while being cancelled."""
@@ -117,8 +128,12 @@ class FrameStream:
         with trio.move_on_after(1, shield=True), contextlib.suppress(Exception):
             await how()
 
+    async def _send_and_receive(self, frame: bytes) -> bytes:
+        await self._write(frame)
+        return await self._next_frame()
+
     async def _next_frame(self) -> bytes:
-        buffer, read = self._buffer, self._stream.read
+        buffer, read = self._buffer, self._read
         end = _LENGTH.size
         while len(buffer) < end or (end := _frame_end(buffer, self.limit())) > len(buffer):
             chunk = await read(_READ_BYTES)
@@ -148,6 +163,12 @@ class FrameStream:
             self._scope = None
             ended, self._over = self._over, self._over or not complete
         raise StreamEnded if ended else trio.TooSlowError
+
+
+def _framed(payload: bytes) -> bytes:
+    if len(payload) > MAX_FRAME_BYTES:
+        raise FrameTooLarge(f"{len(payload)} bytes, at most {MAX_FRAME_BYTES} fit into one message")
+    return _LENGTH.pack(len(payload)) + payload
 
 
 def _frame_end(buffer: bytearray, limit: int) -> int:

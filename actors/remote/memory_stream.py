@@ -139,6 +139,12 @@ class MemoryStream:
         finally:
             self._over = self._over or not complete
 
+    async def exchange(self, payload: bytes, *, timeout: float) -> bytes:  # noqa: ASYNC109 - see above
+        """Send one frame and return the next one's payload, both within one deadline."""
+        deadline = trio.current_time() + timeout
+        await self.send(payload, timeout=timeout)
+        return await self.receive(timeout=deadline - trio.current_time())
+
     async def reset(self) -> None:
         """End the stream at once, at both sides."""
         self.finish(at_once=True)

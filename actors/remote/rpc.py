@@ -69,6 +69,9 @@ OPEN_SECONDS = 2.0
 """For a new stream on a connection that stands: three small round trips. A daemon whose loop is stuck for longer is as
 good as gone."""
 
+HURRIED_SECONDS = 0.5
+"""A request with less time left does not take silence for the end of a connection, which others may be using well."""
+
 CONNECT_SECONDS = 5.0
 """For all addresses of a peer together, so that one who waits for long learns soon that nobody is there."""
 
@@ -170,6 +173,8 @@ class RpcClient:
         places = peer.places(message)
         await places.take(deadline)
         try:
+            if trio.current_time() >= deadline:
+                raise trio.TooSlowError
             stream, stale = peer.take()
             self._drop(stale)
             if stream is not None:
@@ -210,20 +215,26 @@ class RpcClient:
             return Response(request_id, error=_too_new(message, stream.peer_id))
         work = current_work.get()
         frame = encode_request(request_id, message, seconds=_left(deadline), work=work, version=version)
-        await stream.send(frame, timeout=_left(deadline))
-        for _ in range(1 + MAX_STRAY_ANSWERS):
+        response = decode_response(await stream.exchange(frame, timeout=_left(deadline)))
+        strays = 0
+        while response.id not in (request_id, b""):
+            if strays == MAX_STRAY_ANSWERS:
+                raise StreamEnded
+            strays += 1
             response = decode_response(await stream.receive(timeout=_left(deadline)))
-            if response.id in (request_id, b""):
-                return response
-        raise StreamEnded
+        return response
 
     async def _open(self, peer_id: str, addresses: Sequence[str], deadline: float) -> Frames:
         """A new stream, which also shows that a connection that stands leads to somebody."""
         if self._host.is_connected(peer_id):
             left = _left(deadline)
+            hurried = left < HURRIED_SECONDS
             try:
-                return await self._host.open_stream(peer_id, PROTOCOL, timeout=min(OPEN_SECONDS, left / 2))
+                patience = left if hurried else min(OPEN_SECONDS, left / 2)
+                return await self._host.open_stream(peer_id, PROTOCOL, timeout=patience)
             except PeerUnavailable:
+                if hurried and trio.current_time() >= deadline:
+                    raise trio.TooSlowError from None
                 await self._host.disconnect(peer_id)
         left = _left(deadline)
         await self._host.connect(peer_id, addresses, timeout=min(CONNECT_SECONDS, left))

@@ -17,7 +17,7 @@ from actors.remote.envelope import Request, decode_request, encode_error, encode
 from actors.remote.frames import MAX_FRAME_BYTES
 from actors.remote.peers import MAX_PEERS
 from actors.remote.policy import Policy
-from actors.remote.replay import Execution, RecentAnswers
+from actors.remote.replay import RecentAnswers
 from actors.remote.rpc import PROTOCOL, UNKNOWN_MESSAGE, VERSION_REFUSED
 from actors.remote.transport import Frames, Transport
 from actors.runtime import ActorError, ActorRef, ActorStoppedError, AskTimeout, MailboxFull
@@ -39,7 +39,8 @@ FIRST_FRAME_SECONDS = 10.0
 """A stream is opened to send a request; one without costs a place."""
 
 SERVER_IDLE_SECONDS = 90.0
-"""How long a server keeps an idle stream: longer than clients keep it, so that they are the ones to drop it."""
+"""How long a server keeps a stream from an answer to the next request: longer than clients keep an idle one, so that
+they are the ones to drop it, and enough for the largest answer on a slow line."""
 
 SEND_SECONDS = 10.0
 
@@ -74,10 +75,9 @@ class RpcServer:
         host.set_handler(PROTOCOL, self._serve)
 
     async def _serve(self, stream: Frames) -> None:
-        patience = FIRST_FRAME_SECONDS
         refused = 0
-        while refused < MAX_REFUSED_IN_A_ROW:
-            frame = await stream.receive(timeout=patience)
+        frame = await stream.receive(timeout=FIRST_FRAME_SECONDS)
+        while True:
             try:
                 request, kind = self._admit(frame, stream.peer_id)
                 current_work.set(request.work)
@@ -88,8 +88,10 @@ class RpcServer:
             except _Refused as refusal:
                 answer = encode_error(refusal.request_id, refusal.error)
                 refused += 1
-            await stream.send(answer, timeout=SEND_SECONDS)
-            patience = SERVER_IDLE_SECONDS
+                if refused == MAX_REFUSED_IN_A_ROW:
+                    break
+            frame = await stream.exchange(answer, timeout=SERVER_IDLE_SECONDS)
+        await stream.send(answer, timeout=SEND_SECONDS)
 
     def _admit(self, frame: bytes, peer_id: str) -> tuple[Request, type[Message]]:
         """The request in a frame, if the peer may send it now; every one that is refused counts against its rate."""
@@ -108,12 +110,14 @@ class RpcServer:
 
     async def _answer(self, request: Request, kind: type[Message], peer_id: str) -> bytes:
         """The response to one request, whatever happens."""
+        if kind.changes_nothing:
+            return (await self._execute(request, kind, peer_id))[0]
         recent = self._recent_answers(peer_id)
         known = recent.find(request.id)
         if known is None:
             with recent.executing(request.id) as execution:
-                execution.kept = not kind.changes_nothing
-                execution.answer = answer = await self._execute(request, kind, peer_id, execution)
+                answer, execution.kept = await self._execute(request, kind, peer_id)
+                execution.answer = answer
             if not len(recent):
                 self._recent.pop(peer_id, None)
             return answer
@@ -125,27 +129,29 @@ class RpcServer:
             return encode_error(request.id, Conflict("this request was executed and its answer is no longer kept"))
         return encode_error(request.id, DeadlineExceeded("this request is still being worked on"))
 
-    async def _execute(self, request: Request, kind: type[Message], peer_id: str, execution: Execution) -> bytes:
+    async def _execute(self, request: Request, kind: type[Message], peer_id: str) -> tuple[bytes, bool]:
+        """The response, and whether it is to be given again should the request come again."""
+        kept = True
         try:
             with timed(RPC_ANSWERED, request.type), span(request.type):
                 answer = encode_reply(request.id, await self._ask(request, kind, peer_id))
         except SynDBError as error:
             # Who is asked to come again must not meet the same refusal then.
-            execution.kept = execution.kept and not isinstance(error, TooManyRequests)
-            return encode_error(request.id, error)
+            return encode_error(request.id, error), not isinstance(error, TooManyRequests)
         except ActorError as error:
-            execution.kept = execution.kept and error.message is None  # else it has not begun
+            kept = error.message is None  # else it has not begun
             if (said := _translated(error)) is not None:
-                return encode_error(request.id, said)
+                return encode_error(request.id, said), kept
             log.exception("request_failed", type=request.type, peer=peer_id)
         except Exception:
             log.exception("request_failed", type=request.type, peer=peer_id)
         else:
             if len(answer) <= MAX_FRAME_BYTES:
-                return answer
+                return answer, kept
             too_large = LimitExceeded(f"the answer has {len(answer)} bytes, at most {MAX_FRAME_BYTES} fit")
-            return encode_error(request.id, too_large)
-        return encode_error(request.id, SynDBError("internal error", hint="the other daemon's log says more"))
+            return encode_error(request.id, too_large), kept
+        failed = SynDBError("internal error", hint="the other daemon's log says more")
+        return encode_error(request.id, failed), kept
 
     async def _ask(self, request: Request, kind: type[Message], peer_id: str) -> BaseModel:
         try:

@@ -127,9 +127,12 @@ class DaemonSwarm(Swarm):
         Raises:
             StreamEnded: the connection is closed already.
         """
+        assert isinstance(stream, NetStream)
         frames = FrameStream(
             stream,
             str(stream.muxed_conn.peer_id),
+            # Past libp2p's record of the stream's state, which costs turns of the loop: frames keep one of their own.
+            carrier=stream.muxed_stream,
             connection=stream.muxed_conn,
             on_over=lambda over: watched.discard(over),
         )

@@ -33,6 +33,10 @@ class Frames(Protocol):
         """The next frame's payload."""
         ...
 
+    async def exchange(self, payload: bytes, *, timeout: float) -> bytes:  # noqa: ASYNC109
+        """Send one frame and return the next one's payload."""
+        ...
+
     async def reset(self) -> None:
         """End the stream at once."""
         ...

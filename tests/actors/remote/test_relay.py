@@ -3,12 +3,13 @@
 import pytest
 import trio
 import trio.testing
+from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2.pb.circuit_pb2 import HopMessage, Status
 from structlog.testing import capture_logs
 
 from actors.remote import circuits as circuits_module
 from actors.remote.circuits import HOP, Circuits, CircuitStream
-from actors.remote.discovery.hub import find_hub
+from actors.remote.discovery.hub import ATTEMPT_SECONDS, find_hub
 from actors.remote.discovery.static import configured_peers, through_relays
 from actors.remote.frames import StreamEnded
 from actors.remote.host import Host, open_host
@@ -183,6 +184,18 @@ async def test_a_reservation_is_made_again_when_the_relay_restarts(nursery, free
         node = await dialler(hosts)
         await node.connect(hub.peer_id, [address], timeout=5)
         assert await say(node, hub.peer_id) == b"hello"
+
+
+async def test_a_connection_to_the_relay_that_leads_nowhere_any_more_is_dialled_afresh(nursery, hosts, monkeypatch):
+    relay, hub, node = await hosts("quic"), await hosts(), await dialler(hosts)
+    RelayService(relay, lambda _peer_id: True)
+    hub.set_handler(ECHO, echo)
+    address = await reserve(nursery, hub, relay)
+    await node.connect(relay.peer_id, relay.addresses, timeout=5)
+    dead = node._connection(ID.from_base58(relay.peer_id)).muxed_conn
+    monkeypatch.setattr(dead, "_transmit", trio.lowlevel.checkpoint)
+    await node.connect(hub.peer_id, [address], timeout=ATTEMPT_SECONDS)
+    assert await say(node, hub.peer_id) == b"hello"
 
 
 async def test_a_reservation_is_renewed_before_it_ends(nursery, hosts, monkeypatch):
