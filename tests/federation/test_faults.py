@@ -130,18 +130,6 @@ def test_a_wrong_password_is_refused_and_the_operator_is_told(start_federation: 
     assert "not the password" not in (federation.folder / "a.log").read_text()
 
 
-def test_a_hub_with_another_key_is_not_obeyed(start_federation: Start) -> None:
-    federation = start_federation("a")
-    federation.daemons["hub"].process.terminate()  # type: ignore[union-attr]
-    federation.daemons["hub"].kill()
-    (federation.folder / "hub" / "identity.key").unlink()
-    federation.start_hub()
-    federation.wait_answering()
-    assert eventually(lambda: "another daemon answers there" in state_of(federation, "a")["cause"], seconds=90)
-    assert state_of(federation, "a")["state"] == "looking for the hub"
-    assert "healthy" not in federation.health().values()
-
-
 def test_garbage_on_the_ports_disturbs_nobody(start_federation: Start, real_files: Path) -> None:
     federation = with_data(start_federation("a"), real_files)
     for address in [*federation.hub_listen, *listening(federation, "a")]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from actors.hub_pins import HubPins
 from demo.local import LocalFederation
 from demo.processes import command, run
 from tests.federation.processes import eventually
@@ -133,13 +134,16 @@ def test_the_hub_changes_its_key_and_its_nodes_follow_and_obey_the_old_one_no_mo
     hub_command(federation, "key", "next")
     hub_command(federation, "reload")
     assert eventually(lambda: not hub_state(federation, "key")["not_told"], seconds=30)
+    announced = {HubPins(federation.folder / name, federation.hub_peer_id).successor for name in NODES}
     stop(federation, "hub")
     hub_command(federation, "key", "change")
     federation.start_hub()
     federation.wait_answering()
     federation.wait_healthy(NODES, seconds=60)
     assert {name: node["id"] for name, node in known(federation).items()} == before
-    assert hub_command(federation, "id").strip() != federation.hub_peer_id
+    assert announced == {hub_command(federation, "id").strip()} != {federation.hub_peer_id}
+    pinned = {HubPins(federation.folder / name, federation.hub_peer_id).current for name in NODES}
+    assert pinned == announced
     stop(federation, "hub")
     folder = federation.folder / "hub"
     (folder / "identity.previous.key").replace(folder / "identity.key")
