@@ -70,7 +70,9 @@ async def test_a_challenge_taken_before_a_rotation_is_still_good_after_it(hub: H
     node = Attempt(key_id=key_id(KEY))
     challenge = await node.challenge(hub)
     hub.keyring = Keyring(b"n" * 32, previous=KEY)
-    await hub.ask(node.registration(challenge))
+    registered = await hub.ask(node.registration(challenge))
+    assert verify(registered.hub_proof, hub_proof(KEY, node.transcript(challenge)))
+    assert hub.keyring.secret_of(hub.node().record.key_id) == "previous password"
 
 
 async def test_a_key_is_tried_only_if_it_is_the_one_the_node_means(hub: Hub) -> None:
@@ -132,7 +134,10 @@ async def test_an_invitation_that_has_expired_admits_nobody_new(hub: Hub) -> Non
 
 async def test_the_node_that_used_an_invitation_in_time_returns_with_it_for_ever(hub: Hub) -> None:
     node = await invite(hub, expires_in=-1, used_by="12D3Worm")
-    await node.join(hub)
+    for _ in range(2):
+        registered = await node.join(hub)
+        assert hub.node().record.id == registered.cluster_id
+        assert hub.node().record.key_id == key_id(INVITED)
 
 
 @pytest.mark.parametrize("used_by", [None, "12D3Worm"])

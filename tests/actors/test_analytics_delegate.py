@@ -212,9 +212,12 @@ async def test_cancelling_reaches_a_result_that_waits_for_its_reader(start: Star
 
 
 async def test_cancelling_what_has_ended_does_nothing(start: Start) -> None:
-    analyst = await start(ready())
-    await analyst.ask(CancelQuery(query_id=uuid4()), timeout=5)
-    await analyst.ask(question(), timeout=5)
+    engine, ended = ready(), question()
+    analyst = await start(engine)
+    await analyst.ask(ended, timeout=5)
+    assert isinstance(await analyst.ask(CancelQuery(query_id=ended.query_id), timeout=5), Acknowledged)
+    assert isinstance(await analyst.ask(question(query_id=ended.query_id), timeout=5), AnalyticsResult)
+    assert engine.stopped == []
 
 
 async def test_an_id_stands_for_one_query_at_a_time(start: Start, nursery: trio.Nursery) -> None:

@@ -405,8 +405,12 @@ async def test_a_deactivated_node_is_pinged_no_more(start: Start, autojump_clock
 
 async def test_watching_what_does_not_exist_does_nothing(start: Start, autojump_clock: MockClock) -> None:
     hub = await start(worm=node())
-    hub.tree.ref("health_monitor").tell(Watch(cluster("nobody").record.id))
-    await hub.until("worm", Health.HEALTHY)
+    with hub.tree.events.subscribe() as events:
+        hub.tree.ref("health_monitor").tell(Watch(cluster("nobody").record.id))
+        await hub.until("worm", Health.HEALTHY)
+        with pytest.raises(trio.WouldBlock):
+            events.receive_nowait()
+    assert [each.record.name for each in hub.directory.clusters.values()] == ["worm"]
 
 
 async def test_verifying_pings_now_and_the_directory_knows_the_outcome_then(

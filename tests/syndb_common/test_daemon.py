@@ -96,12 +96,17 @@ def test_an_abstract_socket_works_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("address", [None, "", "/nowhere/at/all"])
-def test_without_systemd_nothing_happens(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_systemd_nothing_happens(
+    address: str | None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     if address is None:
         monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     else:
         monkeypatch.setenv("NOTIFY_SOCKET", address)
-    notify("READY=1")
+    with report_errors() as outcome:
+        notify("READY=1")
+    assert outcome.code == 0
+    assert capfd.readouterr() == ("", "")
 
 
 QUICK = "task_status.started(); await trio.sleep_forever()"

@@ -104,9 +104,11 @@ async def test_a_client_that_leaves_before_its_answer_holds_nothing_when_that_is
     stream = await site.connect()
     await stream.send_all(REQUEST)
     await until(lambda: site.asked == 1)
+    assert site.held == 1
     await stream.aclose()
     site.proceed.set()
     await until(lambda: site.held == 0)
+    assert http_server.KEEP_ALIVE_SECONDS > PATIENCE
 
 
 async def test_the_tasks_of_closed_connections_end_with_them(site: Site) -> None:
@@ -115,6 +117,7 @@ async def test_the_tasks_of_closed_connections_end_with_them(site: Site) -> None
     streams = [await site.connect() for _ in range(50)]
     for stream in streams:
         await ask(stream)
+    assert trio.lowlevel.current_statistics().tasks_living >= before + len(streams)
     for stream in streams:
         await stream.aclose()
     await until(lambda: trio.lowlevel.current_statistics().tasks_living <= before)

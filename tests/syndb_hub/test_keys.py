@@ -76,8 +76,9 @@ async def test_a_store_that_fails_ends_nothing_and_nobody_counts_as_told_too_ear
         while len(asked) < 3:  # noqa: ASYNC110 - another task reads the store
             await trio.sleep(0.02)
         store.read = read
-        while await announcement.told(NEXT) != {UUID(int=1)}:  # noqa: ASYNC110 - another task writes the store
+        while not (told := await announcement.told(NEXT)):  # noqa: ASYNC110 - another task writes the store
             await trio.sleep(0.02)
+    assert told == {UUID(int=1)}
 
 
 async def test_a_restart_forgets_nobody_who_was_told(store):

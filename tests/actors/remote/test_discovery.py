@@ -94,6 +94,7 @@ async def test_an_announcement_that_comes_while_the_daemon_ends_is_dropped(monke
     async with open_mdns(interfaces=LOOPBACK) as ending, ending.peers(role="hub"):
         pass
     [(zeroconf, service, on_change)] = browsers
+    assert zeroconf.done, "asking it what was announced raises"
     await trio.to_thread.run_sync(on_change, zeroconf, service, f"late.{service}", ServiceStateChange.Added)
 
 

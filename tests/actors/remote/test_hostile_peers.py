@@ -19,11 +19,13 @@ def framed(payload):
 
 
 async def test_one_byte_at_a_time_does_not_stretch_a_deadline(hosts, transport):
-    server, hostile, over = await hosts(transport), await hosts(), trio.Event()
+    server, hostile, over, late = await hosts(transport), await hosts(), trio.Event(), []
 
     async def receive(stream):
         try:
             await stream.receive(timeout=1)
+        except trio.TooSlowError as error:
+            late.append(error)
         finally:
             over.set()
 
@@ -42,6 +44,7 @@ async def test_one_byte_at_a_time_does_not_stretch_a_deadline(hosts, transport):
             nursery.start_soon(trickle)
             await over.wait()
             nursery.cancel_scope.cancel()
+    assert late
 
 
 async def test_strangers_of_one_address_hold_few_places_and_members_all_they_need(listen, monkeypatch):

@@ -212,6 +212,8 @@ async def test_what_is_carried_ends_when_the_relay_does(nursery, hosts, listen):
     async with open_host(Identity.generate(), [listen]) as relay:
         RelayService(relay, lambda _peer_id: True)
         await node.connect(hub.peer_id, [await reserve(nursery, hub, relay)], timeout=5)
+        await settle(lambda: hub.is_connected(node.peer_id))
+        assert node.is_connected(hub.peer_id)
     await settle(lambda: not node.is_connected(hub.peer_id) and not hub.is_connected(node.peer_id))
 
 

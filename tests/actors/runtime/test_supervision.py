@@ -234,7 +234,7 @@ async def test_a_temporary_child_that_fails_to_start_does_not_keep_the_tree_from
 
 
 async def test_a_transient_child_may_finish_just_when_the_last_one_has_started():
-    class Task(Actor):
+    class Task(Worker):
         async def on_start(self) -> None:
             self.context.start_soon(self._finish)
 
@@ -242,8 +242,9 @@ async def test_a_transient_child_may_finish_just_when_the_last_one_has_started()
             await trio.sleep(1)
             self.context.stop()
 
-    class Slow(Actor):
+    class Slow(Worker):
         def __init__(self, steps: int) -> None:
+            super().__init__()
             self.steps = steps
 
         async def on_start(self) -> None:
@@ -257,6 +258,8 @@ async def test_a_transient_child_may_finish_just_when_the_last_one_has_started()
         async with trio.open_nursery() as nursery:
             with trio.fail_after(60):
                 tree = await nursery.start(run_tree, root)
+            await wait_all_tasks_blocked()
+            assert [await is_up(tree.ref(name)) for name in ("task", "slow")] == [False, True]
             await tree.stop()
 
 

@@ -36,9 +36,14 @@ async def _offer(engine: EmbeddedEngine, sql: str = MILLION, **limits: Any) -> O
     return offer
 
 
+async def _running(engine: EmbeddedEngine) -> int:
+    answer = await engine.query("SELECT count() - 1 AS others FROM system.processes")
+    return int(answer.table["others"][0].as_py())
+
+
 async def _until_nothing_runs(engine: EmbeddedEngine) -> None:
     with trio.fail_after(20):
-        while (await engine.query("SELECT count() AS n FROM system.processes")).table["n"][0].as_py() > 1:
+        while await _running(engine):
             await trio.sleep(0.02)
 
 
@@ -83,14 +88,10 @@ async def test_another_schema_than_expected_is_refused(engine: EmbeddedEngine) -
 
 async def test_a_reader_that_leaves_ends_the_query(engine: EmbeddedEngine) -> None:
     offer = await _offer(engine, "SELECT number FROM numbers(1000000000)", result_rows=10**9)
-    reading = Reading(offer, seconds=60, max_bytes=10**10)
-
-    def read_a_little() -> None:
-        batches = reading.batches()
-        next(batches)
-        batches.close()  # type: ignore[attr-defined]
-
-    await trio.to_thread.run_sync(read_a_little)
+    batches: Any = Reading(offer, seconds=60, max_bytes=10**10).batches()
+    await trio.to_thread.run_sync(next, batches)
+    assert await _running(engine)
+    await trio.to_thread.run_sync(batches.close)
     await _until_nothing_runs(engine)
 
 

@@ -109,6 +109,7 @@ async def test_a_change_of_health_shows_by_itself(visit, hub):
         worm.get_by_text("healthy", exact=True).wait_for()
         hub.federation.health = "degraded"
         worm.get_by_text("degraded", exact=True).wait_for()
+        assert "healthy" not in worm.inner_text()
 
     await visit(story)
 
