@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pyarrow as pa
 
 from syndb_common.engine import channel
+from syndb_common.engine.asking import Asker
+from syndb_common.engine.embedded_backend import EmbeddedBackend
 from syndb_common.engine.interface import Limits
 from syndb_common.engine.offers import OFFER_SECONDS, Offers
 from syndb_common.engine.publish import Uploads
@@ -97,6 +99,7 @@ class Child:
         self._keeper = keeper
         self.offers = Offers(keeper)
         self.uploads = Uploads(keeper)
+        self.asker = Asker(channel.send)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="query")
         self._own = ThreadPoolExecutor(OWN_THREADS, thread_name_prefix="own")
         self._waiting = 0
@@ -106,6 +109,9 @@ class Child:
         """Act on one request. Called by the main thread only."""
         if header["op"] == "cancel":
             self._keeper.cancel(query_id=header.get("query_id"), request=header.get("request"))
+            return
+        if header["op"] == "reply":
+            self.asker.settle(header)
             return
         with self._count:
             self._waiting += 1
@@ -138,18 +144,18 @@ class Child:
         self._channel.send({"id": request, "error": error.to_body().model_dump()})
 
     def _execute(self, work: Work, header: dict[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
-        work.open(self._keeper.path, readonly=False)
+        work.open(readonly=False)
         work.run(header["sql"])
         return {}, b""
 
     def _query(self, work: Work, header: dict[str, Any], body: memoryview) -> tuple[dict[str, Any], pa.Buffer]:
-        work.open(self._keeper.path, readonly=True)
+        work.open(readonly=True)
         return self._whole(work, work.read_all(header["sql"]))
 
     def _merge(self, work: Work, header: dict[str, Any], body: memoryview) -> tuple[dict[str, Any], pa.Buffer]:
         partials = channel.body_to_table(body)
         partials.validate(full=True)
-        work.open(self._keeper.path, readonly=False)
+        work.open(readonly=False, session=True)
         columns = ", ".join(f"`{field.name}` {clickhouse_type(field)}" for field in partials.schema)
         work.run(f"CREATE TEMPORARY TABLE partials ({columns})")
         work.insert("partials", partials.schema, partials.to_batches())
@@ -157,7 +163,7 @@ class Child:
         return self._whole(work, work.read_all(header["sql"]))
 
     def _answer(self, work: Work, header: dict[str, Any], body: memoryview) -> tuple[dict[str, Any], pa.Buffer | bytes]:
-        work.open(self._keeper.path, readonly=True, offered=True)
+        work.open(readonly=True, offered=True)
         batches = work.start(header["sql"])
         found = list(batches)
         while batches and sum(batch.nbytes for batch in found) <= header["inline_bytes"]:
@@ -172,7 +178,7 @@ class Child:
 
     def _insert(self, work: Work, header: dict[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
         rows = channel.body_to_table(body)
-        work.open(self._keeper.path, readonly=False)
+        work.open(readonly=False)
         written = work.insert(f"{DATABASE}.`{header['table']}`", rows.schema, rows.to_batches())
         return {"rows": written}, b""
 
@@ -248,13 +254,13 @@ def _warm_up(keeper: Keeper) -> None:
     Nothing else runs meanwhile: a query beside it was seen to wait for ever, once in thirty starts.
     """
     rows = pa.table({"n": [1]})
-    with suppress(SynDBError), keeper.working() as work:
+    with suppress(SynDBError), keeper.working(session=True) as work:
         work.run("CREATE TEMPORARY TABLE warm_up (n Int64)")
         work.insert("warm_up", rows.schema, rows.to_batches())
 
 
 def _start(control: Channel, folder: Path, settings: dict[str, Any]) -> tuple[Child, FlightServer | None]:
-    keeper = Keeper(str(folder / "data"))
+    keeper = Keeper(EmbeddedBackend(str(folder / "data")))
     _die_when_told()
     _warm_up(keeper)
     child = Child(control, keeper)

@@ -25,6 +25,7 @@ import structlog
 import trio
 
 from syndb_common.engine import channel, lock
+from syndb_common.engine.asked import Answers, Asked
 from syndb_common.engine.interface import INLINE_BYTES, Answer, Limits, Offer, Scan
 from syndb_common.engine.link import MAX_IN_FLIGHT, Link, Pending
 from syndb_common.errors import (
@@ -65,9 +66,17 @@ class EmbeddedEngine:
             what is published may differ; see :meth:`wait_published`.
     """
 
-    def __init__(self, path: Path | None, *, flight: FlightSettings | None = None, name: str = "engine") -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        flight: FlightSettings | None = None,
+        name: str = "engine",
+        asked: Answers | None = None,
+    ) -> None:
         self.path = path
         self.name = name
+        self._answers = asked or {}
         self.publications = 0
         self._flight = flight
         self._link: Link | None = None
@@ -140,9 +149,10 @@ class EmbeddedEngine:
                 await link.send({"op": "start", **start})
                 failure = await self._handshake(link, start)
                 if failure is None:
+                    asked = Asked(self._answers, link.send, nursery)
                     task_status.started()
                     while (frame := await link.receive()) is not None:
-                        self._dispatch(link, *frame)
+                        self._dispatch(link, asked, *frame)
                 nursery.cancel_scope.cancel()
             message = f"the engine process ended {await _ending(process)}; it is being restarted, repeat the query"
         finally:
@@ -190,9 +200,11 @@ class EmbeddedEngine:
             return None
         return EngineUnavailable(f"the engine process did not answer within {START_SECONDS:.0f} seconds")
 
-    def _dispatch(self, link: Link, header: dict[str, Any], body: bytearray) -> None:
+    def _dispatch(self, link: Link, asked: Asked, header: dict[str, Any], body: bytearray) -> None:
         if header.get("event") == "published":
             self._note_publication()
+        elif "event" in header:
+            asked.take(header)
         else:
             link.settle(header, body)
 

@@ -1,0 +1,82 @@
+"""Questions of the engine process to its daemon, for what only the daemon knows: users, jobs, what a download may read.
+
+A question is a frame ``{"id": 0, "event": "ask", "number", "what", "seconds", "facts"}``; the daemon answers with
+A question is a frame ``{"id": 0, "event": "ask", "number", "what", "seconds", "facts"}``; the daemon answers it by
+``{"op": "reply", "number"}`` with either ``reply`` or ``error``. Whoever asked and gave up sends ``{"event": "forget"}``,
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from syndb_common.errors import Cancelled, DeadlineExceeded, ErrorBody, SynDBError, TooManyRequests
+
+MAX_ASKED: Final = 64
+"""Questions under way. Each keeps a thread of Flight waiting; most are answered within milliseconds."""
+
+LOOK_SECONDS: Final = 0.25
+"""Between two looks at whether the client, for whom something is asked, is still there."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    done: threading.Event = field(default_factory=threading.Event)
+    header: dict[str, Any] = field(default_factory=dict)
+
+
+class Asker:
+    """Asks the daemon from any thread. Answers come in by :meth:`settle`."""
+
+    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
+        self._send = send
+        self._waiting: dict[int, _Waiting] = {}
+        self._number = 0
+        self._lock = threading.Lock()
+
+    def ask(
+        self, what: str, seconds: float, *, gone: Callable[[], bool] = lambda: False, **facts: Any
+    ) -> dict[str, Any]:
+        """The daemon's answer to ``what``; blocks for at most ``seconds``, or until nobody is interested any more.
+
+        Raises:
+            TooManyRequests: too much is being asked already.
+            DeadlineExceeded: the daemon did not answer in time.
+            Cancelled: ``gone`` said so.
+            SynDBError: what the daemon answered.
+        """
+        waiting = _Waiting()
+        with self._lock:
+            if len(self._waiting) >= MAX_ASKED:
+                raise TooManyRequests(f"{MAX_ASKED} requests wait for the daemon", hint="try again in a moment")
+            self._number += 1
+            number = self._number
+            self._waiting[number] = waiting
+        try:
+            self._send({"id": 0, "event": "ask", "number": number, "what": what, "seconds": seconds, "facts": facts})
+            deadline = time.monotonic() + seconds
+            while not waiting.done.wait(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic()))):
+                if gone():
+                    raise Cancelled("the client left")
+                if time.monotonic() >= deadline:
+                    raise DeadlineExceeded(f"the daemon did not answer within {seconds:g} seconds")
+        finally:
+            with self._lock:
+                self._waiting.pop(number, None)
+            if not waiting.done.is_set():
+                self._send({"id": 0, "event": "forget", "number": number})
+        if "error" in waiting.header:
+            raise SynDBError.from_body(ErrorBody.model_validate(waiting.header["error"]))
+        reply: dict[str, Any] = waiting.header["reply"]
+        return reply
+
+    def settle(self, header: dict[str, Any]) -> None:
+        """Hand an answer to whoever waits for it, if anybody still does."""
+        with self._lock:
+            waiting = self._waiting.get(header["number"])
+        if waiting is not None:
+            waiting.header = header
+            waiting.done.set()
