@@ -170,7 +170,8 @@ class Child:
             batches = work.read()
             found.extend(batches)
         if batches:
-            return {"ticket": self.offers.make(work, found), "expires_seconds": OFFER_SECONDS}, b""
+            ticket = self.offers.make(work, found, header["reader"])
+            return {"ticket": ticket, "expires_seconds": OFFER_SECONDS}, b""
         return self._whole(work, pa.Table.from_batches(found, schema=work.schema))
 
     def _whole(self, work: Work, table: pa.Table) -> tuple[dict[str, Any], pa.Buffer]:

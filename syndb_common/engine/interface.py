@@ -65,6 +65,23 @@ class Offer:
     expires_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a query is.
+
+    Attributes:
+        rows: rows read so far.
+        bytes: bytes of these rows.
+        total_rows: rows to read, as far as ClickHouse knows by now; 0 when it does not.
+        seconds: since it began; a result that waits for its reader goes on counting.
+    """
+
+    rows: int = 0
+    bytes: int = 0
+    total_rows: int = 0
+    seconds: float = 0.0
+
+
 class Engine(Protocol):
     """One ClickHouse with the database ``syndb``."""
 
@@ -84,9 +101,18 @@ class Engine(Protocol):
         ...
 
     async def answer(
-        self, sql: str, *, limits: Limits | None = None, query_id: str | None = None, inline_bytes: int = INLINE_BYTES
+        self,
+        sql: str,
+        *,
+        limits: Limits | None = None,
+        query_id: str | None = None,
+        inline_bytes: int = INLINE_BYTES,
+        reader: bytes = b"",
     ) -> Answer | Offer:
-        """Run one SELECT once; return it whole when it is small, else an offer to stream it by Flight."""
+        """Run one SELECT once; return it whole when it is small, else an offer to stream it by Flight.
+
+        The offer is for the reader whose secret has the SHA-256 ``reader``; without one, for whoever has the ticket.
+        """
         ...
 
     async def merge(self, sql: str, partials: pa.Table, *, limits: Limits | None = None) -> Answer:
@@ -99,4 +125,8 @@ class Engine(Protocol):
 
     async def cancel(self, query_id: str) -> None:
         """Stop the query of that id; nothing happens when it has ended already."""
+        ...
+
+    async def progress(self, query_id: str) -> Progress | None:
+        """How far the query of that id is; None when there is none, or not any more."""
         ...

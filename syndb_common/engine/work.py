@@ -1,13 +1,14 @@
 """Work inside the engine process: each piece on a ClickHouse connection of its own, all of them watched.
 
-A connection costs half a millisecond, so every query gets a fresh one: its limits are set, ``readonly`` last, and
-nothing of them outlives the query. One connection carries one stream at a time. The :class:`Keeper` ends what was
+Every query gets a fresh connection: its limits are set, ``readonly`` last, and nothing of them outlives the query.
+One connection carries one stream at a time. The :class:`Keeper` ends what was
 cancelled, has used its time, or waits for a reader who does not come: it repeats KILL QUERY until the query is
 gone. ClickHouse ends a dropped stream without a word, so every way out of here that is not the end raises.
 """
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,10 +16,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyarrow as pa
-from chdb import ChdbError
-from chdb.state import connect
 
-from syndb_common.engine.failures import from_clickhouse
+from syndb_common.engine.backend import Backend, Connection, Setting, Stream
 from syndb_common.engine.interface import Limits, Scan
 from syndb_common.errors import Cancelled, IncompleteResult, LimitExceeded, SynDBError
 
@@ -34,7 +33,10 @@ class Work:
         rows: rows read from the result so far.
     """
 
-    def __init__(self, tag: str, limits: Limits, query_id: str | None = None, request: int | None = None) -> None:
+    def __init__(
+        self, backend: Backend, tag: str, limits: Limits, query_id: str | None = None, request: int | None = None
+    ) -> None:
+        self._backend = backend
         self.tag = tag
         self.limits = limits
         self.query_id = query_id
@@ -52,36 +54,42 @@ class Work:
         self._since: float | None = None
         self._idle_since = time.monotonic()
         self._using = threading.Lock()
-        self._connection: Any = None
-        self._stream: Any = None
+        self._connection: Connection | None = None
+        self._stream: Stream | None = None
 
     def check(self) -> None:
         """Raise the reason when it has to end."""
         if self.reason is not None:
             raise self.reason
 
-    def open(self, path: str, *, readonly: bool, offered: bool = False) -> None:
-        """Connect and set the limits. ``offered`` results may outlive their time limit while waiting for a reader."""
+    def open(self, *, readonly: bool, offered: bool = False, session: bool = False) -> None:
+        """Connect and set the limits.
+
+        Args:
+            readonly: for SELECT only.
+            offered: the result may outlive its time limit while waiting for a reader.
+            session: temporary tables are kept from one statement to the next.
+        """
         with self._engine():
-            self._connection = connect(path)
-            self._connection.query(_settings(self.tag, self.limits, offered=offered))
+            self._connection = self._backend.connect(_settings(self.tag, self.limits, offered=offered), session=session)
         if readonly:
             self.protect()
 
     def protect(self) -> None:
         """From here on SELECT only, and no setting can be changed."""
-        self.run("SET readonly = 1")
+        with self._engine() as connection:
+            connection.protect()
 
     def run(self, sql: str) -> None:
         """Run one statement without a result."""
-        with self._engine():
-            self._connection.query(sql)
+        with self._engine() as connection:
+            connection.run(sql)
 
     def start(self, sql: str) -> list[pa.RecordBatch]:
         """Start one SELECT; sets :attr:`schema` and returns the first batches, empty when there are no rows."""
         self.schema, self.rows, self._result_bytes = None, 0, 0
-        with self._engine():
-            self._stream = self._connection.send_query(sql, "Arrow")
+        with self._engine() as connection:
+            self._stream = connection.start(sql)
         return self.read()
 
     def read(self) -> list[pa.RecordBatch]:
@@ -91,31 +99,20 @@ class Work:
             LimitExceeded, Cancelled, SynDBError: the result is not complete and never will be.
         """
         with self._engine():
-            # The stream's own fetch() hides an empty result's schema and what was scanned: ask beneath it.
-            chunk = self._stream._conn.streaming_fetch_result(self._stream._result)
-            expected = int(chunk.rows_read())
-            self._scanned_rows += int(chunk.storage_rows_read())
-            self._scanned_bytes += int(chunk.storage_bytes_read())
-            content = chunk.bytes()
-        batches: list[pa.RecordBatch] = []
-        if content:
-            with pa.ipc.open_file(content) as file:
-                self.schema = self.schema or file.schema
-                batches = [batch for i in range(file.num_record_batches) if (batch := file.get_batch(i)).num_rows]
-        self._count(batches, expected)
-        return batches
-
-    def _count(self, batches: list[pa.RecordBatch], expected: int) -> None:
-        rows = sum(batch.num_rows for batch in batches)
-        if rows != expected:
-            raise IncompleteResult(f"the engine announced {expected} rows and delivered {rows}; repeat the query")
-        self.rows += rows
-        self._result_bytes += sum(batch.nbytes for batch in batches)
+            if self._stream is None:
+                raise Cancelled("no query was started")
+            chunk = self._stream.read()
+        self.schema = self.schema or chunk.schema
+        self._scanned_rows += chunk.scanned_rows
+        self._scanned_bytes += chunk.scanned_bytes
+        self.rows += sum(batch.num_rows for batch in chunk.batches)
+        self._result_bytes += sum(batch.nbytes for batch in chunk.batches)
         if self._result_bytes > self.limits.result_bytes:
             raise LimitExceeded(
                 f"the result is larger than {self.limits.result_bytes} bytes",
                 hint="ask for less: add a condition or a LIMIT, or select fewer columns",
             )
+        return chunk.batches
 
     def read_all(self, sql: str) -> pa.Table:
         """The whole result of one SELECT."""
@@ -128,22 +125,24 @@ class Work:
 
     def insert(self, target: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
         """Append batches of ``schema`` to the table ``target`` and return the rows written."""
-        columns = ", ".join(f"`{name}`" for name in schema.names)
-        with self._engine():
-            inserter = self._connection.send_insert(f"INSERT INTO {target} ({columns})", "ArrowStream")
-        sent = 0
-        try:
-            with pa.ipc.new_stream(_Sink(self, inserter), schema) as writer:
-                for batch in batches:
-                    writer.write_batch(batch)
-                    sent += batch.num_rows
-            with self._engine():
-                written = int(inserter.finish().rows_written)
-        finally:
-            inserter.close()
-        if written != sent:
-            raise IncompleteResult(f"{written} of {sent} rows were written; repeat the import")
-        return sent
+        content = _Content(schema, self._waiting_for(batches))
+        with self._engine() as connection:
+            written: int = connection.insert(target, schema.names, content.pieces())
+        if written != content.rows:
+            raise IncompleteResult(f"{written} of {content.rows} rows were written; repeat the import")
+        return written
+
+    def _waiting_for(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """The batches; the time until each of them comes is not the engine's."""
+        following = iter(batches)
+        while True:
+            self._rest()
+            batch = next(following, None)
+            self.check()
+            self._since = time.monotonic()
+            if batch is None:
+                return
+            yield batch
 
     @property
     def scan(self) -> Scan:
@@ -151,21 +150,26 @@ class Work:
         return Scan(self._scanned_rows, self._scanned_bytes, self._busy)
 
     @contextmanager
-    def _engine(self) -> Iterator[None]:
-        """Time spent inside ClickHouse; translates its errors."""
+    def _engine(self) -> Iterator[Any]:
+        """The connection, for time spent inside ClickHouse; whatever that says, a reason to end comes first."""
         with self._using:
             self.check()
             if self.closed:
                 raise Cancelled("the query has ended")
-            started = self._since = time.monotonic()
+            self._since = time.monotonic()
             try:
-                yield
-            except (ChdbError, RuntimeError) as error:
-                raise self.reason or from_clickhouse(str(error)) from None
+                yield self._connection
+            except SynDBError as error:
+                raise self.reason or error from None
             finally:
-                self._idle_since = time.monotonic()
-                self._busy += self._idle_since - started
-                self._since = None
+                self._rest()
+
+    def _rest(self) -> None:
+        """Outside ClickHouse from now on."""
+        self._idle_since = time.monotonic()
+        if self._since is not None:
+            self._busy += self._idle_since - self._since
+        self._since = None
 
     def doomed(self) -> bool:
         """Whether it has to end, deciding so when time or patience is over."""
@@ -214,19 +218,19 @@ class Work:
 class Keeper:
     """All work that is going on, and the thread that ends what has to end."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._anchor = connect(path)  # ClickHouse shuts down with its last connection
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._works: dict[str, Work] = {}
         self._changed = threading.Condition()
         self._number = 0
+        self._name = f"syndb-{secrets.token_hex(8)}"  # others may work on the same server
         threading.Thread(target=self._watch, name="keeper", daemon=True).start()
 
     def new(self, limits: Limits | None = None, *, query_id: str | None = None, request: int | None = None) -> Work:
         """Work that is watched from now on; it still has to be opened, and must be closed."""
         with self._changed:
             self._number += 1
-            work = Work(f"syndb-{self._number}", limits or Limits(), query_id, request)
+            work = Work(self._backend, f"{self._name}-{self._number}", limits or Limits(), query_id, request)
             work.on_close = self._forget
             self._works[work.tag] = work
             if len(self._works) == 1:
@@ -234,11 +238,11 @@ class Keeper:
         return work
 
     @contextmanager
-    def working(self, limits: Limits | None = None, *, readonly: bool = False) -> Iterator[Work]:
+    def working(self, limits: Limits | None = None, *, readonly: bool = False, session: bool = False) -> Iterator[Work]:
         """Open work that closes at the end of the block."""
         work = self.new(limits)
         try:
-            work.open(self.path, readonly=readonly)
+            work.open(readonly=readonly, session=session)
             yield work
         finally:
             work.close()
@@ -263,7 +267,6 @@ class Keeper:
             self._works.pop(work.tag, None)
 
     def _watch(self) -> None:
-        connection = connect(self.path)
         while True:
             with self._changed:
                 while not self._works:
@@ -276,29 +279,62 @@ class Keeper:
                     work.close_if_idle()
             tags = ", ".join(f"'{work.tag}'" for work in doomed if not work.closed)
             if tags:
-                with suppress(ChdbError, RuntimeError):  # tried again at once
-                    connection.query(f"KILL QUERY WHERE Settings['log_comment'] IN ({tags}) ASYNC")
+                with suppress(SynDBError), self._control() as connection:  # tried again at once
+                    connection.run(f"KILL QUERY WHERE Settings['log_comment'] IN ({tags}) ASYNC")
+
+    @contextmanager
+    def _control(self) -> Iterator[Connection]:
+        """A connection beside those of the work, for questions about it."""
+        connection = self._backend.connect(_CONTROL)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+class _Content:
+    """Batches as the pieces of one Arrow stream.
+
+    Attributes:
+        rows: in the pieces so far.
+    """
+
+    def __init__(self, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+        self._schema = schema
+        self._batches = batches
+        self.rows = 0
+
+    def pieces(self) -> Iterator[bytes]:
+        sink = _Sink()
+        with pa.ipc.new_stream(sink, self._schema) as writer:
+            for batch in self._batches:
+                writer.write_batch(batch)
+                self.rows += batch.num_rows
+                yield from sink.take()
+        yield from sink.take()
 
 
 class _Sink:
-    """The file Arrow writes a stream to; every write goes on to ClickHouse."""
+    """The file Arrow writes a stream to; what was written waits to be taken."""
 
     closed = False
 
-    def __init__(self, work: Work, inserter: Any) -> None:
-        self._work = work
-        self._inserter = inserter
+    def __init__(self) -> None:
+        self._written: list[bytes] = []
+
+    def take(self) -> list[bytes]:
+        written, self._written = self._written, []
+        return written
 
     def write(self, data: Any) -> int:
-        with self._work._engine():
-            self._inserter.append(bytes(data))
+        self._written.append(bytes(data))
         return len(data)
 
     def flush(self) -> None:
         """Nothing is held back."""
 
     def close(self) -> None:
-        """The insert is finished by its owner."""
+        """What was written can still be taken."""
 
     def writable(self) -> bool:
         return True
@@ -310,22 +346,24 @@ class _Sink:
         return False
 
 
+_CONTROL: dict[str, Setting] = {"max_execution_time": 5.0}
+"""Settings of our own questions about running queries."""
+
 MAX_STATEMENT_BYTES = 16 * 1024**2
 
 
-def _settings(tag: str, limits: Limits, *, offered: bool) -> str:
-    settings = {
-        "log_comment": f"'{tag}'",
+def _settings(tag: str, limits: Limits, *, offered: bool) -> dict[str, Setting]:
+    return {
+        "log_comment": tag,
         # Inside ClickHouse the clock also runs while a reader is slow; the keeper counts working time only.
         "max_execution_time": 0 if offered else limits.seconds,
-        "timeout_overflow_mode": "'throw'",
+        "timeout_overflow_mode": "throw",
         "max_memory_usage": limits.memory_bytes,
         "max_result_rows": limits.result_rows,
-        "result_overflow_mode": "'throw'",
+        "result_overflow_mode": "throw",
         "async_insert": 0,
         # A plan over ten thousand data sets compiles to some megabytes; ClickHouse's default is a quarter of one.
         "max_query_size": MAX_STATEMENT_BYTES,
         "max_ast_elements": 1_000_000,
         "max_expanded_ast_elements": 1_000_000,
     }
-    return "SET " + ", ".join(f"{name} = {value}" for name, value in settings.items())
