@@ -1,8 +1,8 @@
 """Questions of the engine process to its daemon, for what only the daemon knows: users, jobs, what a download may read.
 
 A question is a frame ``{"id": 0, "event": "ask", "number", "what", "seconds", "facts"}``; the daemon answers with
-A question is a frame ``{"id": 0, "event": "ask", "number", "what", "seconds", "facts"}``; the daemon answers it by
-``{"op": "reply", "number"}`` with either ``reply`` or ``error``. Whoever asked and gave up sends ``{"event": "forget"}``,
+``{"op": "reply", "number"}`` and either ``reply`` or ``error``. Who asked and gave up sends ``{"event": "forget"}``, so
+that the daemon stops as well. The daemon's end is :mod:`syndb_common.engine.asked`.
 """
 
 from __future__ import annotations

@@ -251,10 +251,17 @@ class EmbeddedEngine:
         return _answer(await self._call("query", limits or Limits(), sql=sql, query_id=query_id))
 
     async def answer(
-        self, sql: str, *, limits: Limits | None = None, query_id: str | None = None, inline_bytes: int = INLINE_BYTES
+        self,
+        sql: str,
+        *,
+        limits: Limits | None = None,
+        query_id: str | None = None,
+        inline_bytes: int = INLINE_BYTES,
+        reader: bytes = b"",
     ) -> Answer | Offer:
         """Run one SELECT once; return it whole when it is small, else an offer to stream it by Flight.
 
+        The offer is for the reader whose secret has the SHA-256 ``reader``; without one, for whoever has the ticket.
         The offer is void after half a minute, or when its reader stands still for that long; the query then ends.
         Without a Flight server the result must fit ``inline_bytes``, else it is a ``LimitExceeded``.
 
@@ -267,7 +274,9 @@ class EmbeddedEngine:
             return await self.query(
                 sql, limits=replace(limits or Limits(), result_bytes=inline_bytes), query_id=query_id
             )
-        pending = await self._call("answer", limits or Limits(), sql=sql, query_id=query_id, inline_bytes=inline_bytes)
+        pending = await self._call(
+            "answer", limits or Limits(), sql=sql, query_id=query_id, inline_bytes=inline_bytes, reader=reader
+        )
         if "ticket" not in pending.header:
             return _answer(pending)
         return Offer(

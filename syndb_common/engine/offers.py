@@ -1,15 +1,24 @@
-"""Results that wait for their reader: the query has begun, its first rows are held, the rest is made as it is read.
+"""Results that wait for their readers, each behind tickets.
 
-A ticket is 32 random bytes, good for one reader, once. Its SHA-256 is what is kept.
+A ticket is 32 random bytes, of which only the SHA-256 is kept. It is good for one reader, one range of one result, once,
+for half a minute. The reader is named by the SHA-256 of a secret that it presents; resuming needs a fresh ticket. What
+is expired, used, forged or another reader's is refused in the same words, and nobody but its reader uses a ticket up.
+
+A result is either a running query (:class:`Running`: it has begun, its first rows are held, the rest is made as it is
+read) or a file that is there already (:class:`~syndb_common.flight.stored.Stored`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -17,74 +26,185 @@ from syndb_common.engine.work import Keeper, Work
 from syndb_common.errors import Cancelled, NotFound, SynDBError, TooManyRequests
 
 OFFER_SECONDS = 30.0
-"""How long an offer waits for its reader, and a reader may stand still: long for a network, short for a leak."""
+"""How long a ticket is good, and a reader may stand still: long for a network, short for a leak."""
 
-MAX_OFFERS = 64
-"""Offers waiting or being read. Each holds a connection and at most a few MB of rows."""
+MAX_RUNNING = 64
+"""Queries that wait for their reader or are being read. Each holds a connection and at most a few MB of rows."""
+
+MAX_WAITING = 512
+"""Tickets that wait for their readers."""
+
+MAX_OF_ONE_READER = 64
+"""Tickets that wait for the same reader: sixteen results of four parts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A result that has been claimed; ``batches`` may be read once, and raises when the result cannot be completed."""
+    """A result that has been claimed.
+
+    Attributes:
+        batches: may be read once, and raises when the result cannot be completed.
+        close: to be called when the reader is through or has left, also before it began; safe to repeat.
+    """
 
     schema: pa.Schema
     batches: Iterator[pa.RecordBatch]
+    close: Callable[[], None]
+
+
+class Source(Protocol):
+    """One range of one result."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether it cannot be read any more."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Its columns."""
+
+    def read(self) -> Iterator[pa.RecordBatch]:
+        """Its rows; called once."""
+        ...
+
+    def end(self) -> None:
+        """Give back what it holds, read to its end or not. Safe to repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A query that has begun, and the first ``batches``, which were read already."""
+
+    work: Work
+    batches: list[pa.RecordBatch]
+    stop: Callable[[Work, SynDBError], None]
+
+    @property
+    def gone(self) -> bool:
+        """Whether the query was ended."""
+        return self.work.closed or self.work.schema is None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Its columns, known since the query has begun."""
+        return self.work.schema
+
+    def read(self) -> Iterator[pa.RecordBatch]:
+        """The rows that are there, then those still to come."""
+        batches = self.batches
+        try:
+            while batches:
+                yield from batches
+                batches = self.work.read()
+        except SynDBError as error:
+            self.stop(self.work, error)
+            raise
+
+    def end(self) -> None:
+        """End the query, which has ended already unless its reader left."""
+        self.stop(self.work, Cancelled("the reader left"))
+        self.work.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    source: Source
+    reader: bytes
+    until: float
 
 
 class Offers:
-    """The results on offer. Thread-safe."""
+    """The results on offer. Thread-safe.
 
-    def __init__(self, keeper: Keeper) -> None:
+    Args:
+        keeper: ends the queries.
+        clock: seconds that never go back; replaceable in tests.
+    """
+
+    def __init__(self, keeper: Keeper, clock: Callable[[], float] = time.monotonic) -> None:
         self._keeper = keeper
-        self._waiting: dict[bytes, tuple[Work, list[pa.RecordBatch]]] = {}
-        self._reading = 0
+        self._clock = clock
+        self._waiting: dict[bytes, _Offer] = {}
+        self._reading: dict[bytes, Source] = {}
         self._lock = threading.Condition()
 
-    def make(self, work: Work, batches: list[pa.RecordBatch]) -> bytes:
-        """Offer started work, whose first ``batches`` were read already, and return the ticket.
+    def make(self, work: Work, batches: list[pa.RecordBatch], reader: bytes = b"") -> bytes:
+        """Offer started work, whose first ``batches`` were read already, to one reader, and return the ticket.
+
+        ``reader`` is the SHA-256 of its secret; empty where a peer of an earlier release does not name one: then the
+        ticket alone counts.
 
         Raises:
             TooManyRequests: there are too many offers.
         """
-        ticket = secrets.token_bytes(32)
         with self._lock:
-            self._waiting = {key: held for key, held in self._waiting.items() if not held[0].closed}
-            if len(self._waiting) + self._reading >= MAX_OFFERS:
-                raise TooManyRequests(f"{MAX_OFFERS} results wait for their readers", hint="read them, or wait")
+            self._forget_the_void()
+            sources = [*(offer.source for offer in self._waiting.values()), *self._reading.values()]
+            if sum(isinstance(source, Running) for source in sources) >= MAX_RUNNING:
+                raise TooManyRequests(f"{MAX_RUNNING} results wait for their readers", hint="read them, or wait")
             work.patience = OFFER_SECONDS
-            self._waiting[hashlib.sha256(ticket).digest()] = (work, batches)
-        return ticket
+            return self._add(Running(work, batches, self._keeper.end), reader)
 
-    def redeem(self, ticket: bytes) -> Result:
-        """Claim the result of a ticket.
+    def make_all(self, sources: Sequence[Source], reader: bytes) -> list[bytes]:
+        """Offer the ranges of one result to one reader and return their tickets, in the same order.
 
         Raises:
-            NotFound: the ticket is unknown, was used, or is void by now.
+            TooManyRequests: there are too many offers.
         """
         with self._lock:
-            work, batches = self._waiting.pop(hashlib.sha256(ticket).digest(), (None, []))
-            if work is None or work.closed or work.schema is None:
-                raise NotFound("this ticket is unknown, was used already or is void", hint="repeat the query")
-            self._reading += 1
-        return Result(work.schema, self._read(work, batches))
+            self._forget_the_void()
+            own = sum(offer.reader == reader for offer in self._waiting.values())
+            if own + len(sources) > MAX_OF_ONE_READER or len(self._waiting) + len(sources) > MAX_WAITING:
+                raise TooManyRequests(
+                    f"{own} parts of results wait for you", hint=f"read them, or wait {OFFER_SECONDS:g} seconds"
+                )
+            return [self._add(source, reader) for source in sources]
+
+    def redeem(self, ticket: bytes, reader: bytes = b"") -> Result:
+        """Claim what a ticket stands for; ``reader`` is the SHA-256 of the secret that was presented with it.
+
+        Raises:
+            NotFound: the ticket is unknown, was used, is void by now, or is another reader's.
+        """
+        key = hashlib.sha256(ticket).digest()
+        with self._lock:
+            self._forget_the_void()
+            offer = self._waiting.get(key)
+            if offer is None or (offer.reader and not hmac.compare_digest(offer.reader, reader)):
+                raise NotFound(
+                    "this ticket is unknown, was used already, is void or is not yours", hint="repeat the query"
+                )
+            del self._waiting[key]
+            self._reading[key] = offer.source
+        close = partial(self._close, key)
+        return Result(offer.source.schema, _read(offer.source, close), close)
 
     def finish(self, seconds: float) -> None:
         """Wait until no result is being read, at most that long."""
         with self._lock:
             self._lock.wait_for(lambda: not self._reading, seconds)
 
-    def _read(self, work: Work, batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        reason: SynDBError = Cancelled("the reader left")
-        try:
-            while batches:
-                yield from batches
-                batches = work.read()
-        except SynDBError as error:
-            reason = error
-            raise
-        finally:
-            self._keeper.end(work, reason)
-            work.close()
-            with self._lock:
-                self._reading -= 1
-                self._lock.notify_all()
+    def _add(self, source: Source, reader: bytes) -> bytes:
+        ticket = secrets.token_bytes(32)
+        self._waiting[hashlib.sha256(ticket).digest()] = _Offer(source, reader, self._clock() + OFFER_SECONDS)
+        return ticket
+
+    def _forget_the_void(self) -> None:
+        now = self._clock()
+        void = [key for key, offer in self._waiting.items() if offer.until <= now or offer.source.gone]
+        for key in void:
+            del self._waiting[key]
+
+    def _close(self, key: bytes) -> None:
+        with self._lock:
+            source = self._reading.pop(key, None)
+            self._lock.notify_all()
+        if source is not None:
+            source.end()
+
+
+def _read(source: Source, close: Callable[[], None]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from source.read()
+    finally:
+        close()

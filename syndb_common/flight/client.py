@@ -51,14 +51,22 @@ def connect(location: str, certificate: str) -> flight.FlightClient:
 
 
 class Reading:
-    """One result being read, in the thread that iterates; :meth:`cancel` may be called from another."""
+    """One result being read, in the thread that iterates; :meth:`cancel` may be called from another.
 
-    def __init__(self, endpoint: Endpoint, *, seconds: float, max_bytes: int) -> None:
+    Args:
+        endpoint: where the result waits.
+        seconds: bounds the call.
+        max_bytes: bounds the Arrow data.
+        secret: of the reader whom the ticket is for; empty where a ticket is for whoever has it.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, seconds: float, max_bytes: int, secret: str = "") -> None:
         if endpoint.ticket is None:
             raise InvalidRequest("this endpoint offers no result")
         self._endpoint = endpoint
         self._seconds = seconds
         self._max_bytes = max_bytes
+        self._headers = [(b"authorization", f"Bearer {secret}".encode())] if secret else []
         self._reader: Any = None
         self._lock = threading.Lock()
         self._cancelled = False
@@ -94,7 +102,7 @@ class Reading:
             raise IncompleteResult(f"{rows} of {end} rows came", hint="repeat the query")
 
     def _open(self, client: flight.FlightClient) -> Any:
-        options = flight.FlightCallOptions(timeout=self._seconds)
+        options = flight.FlightCallOptions(timeout=self._seconds, headers=self._headers)
         reader = client.do_get(flight.Ticket(self._endpoint.ticket), options)
         with self._lock:
             self._reader = reader
@@ -131,21 +139,31 @@ def _columns(schema: pa.Schema | None) -> str:
 
 
 def read_table(
-    endpoint: Endpoint, *, seconds: float = 300.0, max_bytes: int = 4 * 1024**3, schema: pa.Schema | None = None
+    endpoint: Endpoint,
+    *,
+    seconds: float = 300.0,
+    max_bytes: int = 4 * 1024**3,
+    schema: pa.Schema | None = None,
+    secret: str = "",
 ) -> pa.Table:
     """Read a whole result; blocks. ``seconds`` bounds the call, ``max_bytes`` the Arrow data.
 
     Raises:
         What :meth:`Reading.batches` and :meth:`Reading.table` raise.
     """
-    return Reading(endpoint, seconds=seconds, max_bytes=max_bytes).table(schema)
+    return Reading(endpoint, seconds=seconds, max_bytes=max_bytes, secret=secret).table(schema)
 
 
 async def fetch(
-    endpoint: Endpoint, *, seconds: float = 300.0, max_bytes: int = 4 * 1024**3, schema: pa.Schema | None = None
+    endpoint: Endpoint,
+    *,
+    seconds: float = 300.0,
+    max_bytes: int = 4 * 1024**3,
+    schema: pa.Schema | None = None,
+    secret: str = "",
 ) -> pa.Table:
     """:func:`read_table` for trio: in a thread, cancelled together with its task."""
-    reading = Reading(endpoint, seconds=seconds, max_bytes=max_bytes)
+    reading = Reading(endpoint, seconds=seconds, max_bytes=max_bytes, secret=secret)
     try:
         return await trio.to_thread.run_sync(reading.table, schema, abandon_on_cancel=True, limiter=_readers)
     except trio.Cancelled:
