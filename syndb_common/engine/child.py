@@ -43,6 +43,8 @@ OWN_THREADS = 2
 STOP_SECONDS = 3.0
 """Grace for readers of results when the daemon stops. Flight's own shutdown would wait for the slowest for ever."""
 
+_OWN = frozenset({"query", "progress"})
+
 MAX_WAITING = 128
 """Requests accepted and not answered."""
 
@@ -119,7 +121,7 @@ class Child:
         # The work is known to the keeper while it still waits for a thread: it can be cancelled from now on.
         limits = Limits(**header["limits"]) if header.get("limits") else None
         work = self._keeper.new(limits, query_id=header.get("query_id"), request=header["id"])
-        own = header["op"] == "query" and header.get("query_id") is None
+        own = header["op"] in _OWN and header.get("query_id") is None
         (self._own if own else self._pool).submit(self._serve, header, body, work, too_many)
 
     def _serve(self, header: dict[str, Any], body: memoryview, work: Work, too_many: bool) -> None:
@@ -176,6 +178,10 @@ class Child:
 
     def _whole(self, work: Work, table: pa.Table) -> tuple[dict[str, Any], pa.Buffer]:
         return {"scan": asdict(work.scan)}, channel.table_to_body(table)
+
+    def _progress(self, work: Work, header: dict[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
+        progress = self._keeper.progress(header["of"])
+        return {"progress": None if progress is None else asdict(progress)}, b""
 
     def _insert(self, work: Work, header: dict[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
         rows = channel.body_to_table(body)

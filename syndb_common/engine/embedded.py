@@ -26,7 +26,7 @@ import trio
 
 from syndb_common.engine import channel, lock
 from syndb_common.engine.asked import Answers, Asked
-from syndb_common.engine.interface import INLINE_BYTES, Answer, Limits, Offer, Scan
+from syndb_common.engine.interface import INLINE_BYTES, Answer, Limits, Offer, Progress, Scan
 from syndb_common.engine.link import MAX_IN_FLIGHT, Link, Pending
 from syndb_common.errors import (
     Conflict,
@@ -48,6 +48,7 @@ STOP_SECONDS: Final = 5.0
 MARGIN_SECONDS: Final = 2.0
 """What a call may take beyond its limit inside the engine: the way there and back."""
 MAINTENANCE: Final = Limits(seconds=600.0)
+_QUESTION: Final = Limits(seconds=5.0)
 LARGE_BYTES: Final = 1024**2
 """Tables above this are packed in a thread."""
 
@@ -294,6 +295,11 @@ class EmbeddedEngine:
         """Append rows to a table of ours and return how many."""
         pending = await self._call("insert", MAINTENANCE, await _pack(rows), table=table)
         return int(pending.header["rows"])
+
+    async def progress(self, query_id: str) -> Progress | None:
+        """How far the query of that id is, also while its result waits for a reader; None when there is none."""
+        progress = (await self._call("progress", _QUESTION, of=query_id)).header["progress"]
+        return None if progress is None else Progress(**progress)
 
     async def cancel(self, query_id: str) -> None:
         """Stop the query of that id, also while its result waits for a reader; nothing happens when it has ended."""

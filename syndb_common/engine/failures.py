@@ -8,7 +8,16 @@ from __future__ import annotations
 
 import re
 
-from syndb_common.errors import Cancelled, LimitExceeded, SynDBError, SyQLError, UnknownName
+from syndb_common.errors import (
+    Cancelled,
+    ConfigError,
+    EngineUnavailable,
+    LimitExceeded,
+    SynDBError,
+    SyQLError,
+    TooManyRequests,
+    UnknownName,
+)
 
 _MESSAGE = re.compile(r"Code: (?P<code>\d+)\. DB::\w+: (?P<text>.*)", re.DOTALL)
 _TAIL = re.compile(
@@ -17,9 +26,19 @@ _TAIL = re.compile(
 )
 _NAME = re.compile(r"\.? \([A-Z_]+\)$")
 _TIME, _MEMORY, _CANCELLED = 159, 241, 394
+_TOO_MANY_QUERIES = 202
+_UNAVAILABLE = frozenset({203, 209, 210, 225, 236, 242, 279, 285, 319, 373, 439, 999})
+"""Cut off, stopping, or a replica without its coordinator: the same may work a moment later."""
+_REFUSED = frozenset({192, 193, 194, 195, 291, 497, 516})
+"""The user that the configuration names is unknown, or may not do this."""
 _LIMITS = frozenset({158, 160, 191, 306, 307, 396})
 _UNKNOWN = frozenset({16, 46, 47, 60, 81})
 _WRONG = frozenset({6, 27, 36, 38, 41, 42, 43, 48, 53, 62, 69, 70, 72, 153, 164, 184, 215, 349, 386, 395, 407})
+
+
+def explains(text: str) -> bool:
+    """Whether ClickHouse says in this text what is wrong."""
+    return _MESSAGE.search(text) is not None
 
 
 def from_clickhouse(text: str) -> SynDBError:
@@ -40,6 +59,18 @@ def from_clickhouse(text: str) -> SynDBError:
         )
     if code in _LIMITS:
         return LimitExceeded(message, hint="ask for less: add a condition or a LIMIT", clickhouse_code=code)
+    if code == _TOO_MANY_QUERIES:
+        return TooManyRequests("the engine has too many queries", hint="try again in a moment", clickhouse_code=code)
+    if code in _UNAVAILABLE:
+        return EngineUnavailable(
+            f"the engine cannot do this now: {message}", hint="repeat the query", clickhouse_code=code
+        )
+    if code in _REFUSED:
+        return ConfigError(
+            f"the engine does not admit us: {message}",
+            hint="check user, password_file and what that user may do",
+            clickhouse_code=code,
+        )
     kind: type[SynDBError] = SynDBError
     if code in _UNKNOWN:
         kind = UnknownName

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from syndb_common.engine.backend import Backend, Connection, Setting, Stream
-from syndb_common.engine.interface import Limits, Scan
+from syndb_common.engine.interface import Limits, Progress, Scan
 from syndb_common.errors import Cancelled, IncompleteResult, LimitExceeded, SynDBError
 
 _WATCH_SECONDS = 0.05
@@ -256,6 +256,20 @@ class Keeper:
                     work.reason = Cancelled("the query was cancelled")
             self._changed.notify()
 
+    def progress(self, query_id: str) -> Progress | None:
+        """How far the query of that id is; None when there is none, or not any more."""
+        with self._changed:
+            work = next((work for work in self._works.values() if work.query_id == query_id), None)
+        if work is None:
+            return None
+        with self._control() as connection:
+            connection.protect()
+            stream = connection.start(_PROGRESS.format(tag=work.tag))
+            found = []
+            while batches := stream.read().batches:
+                found.extend(row for batch in batches for row in batch.to_pylist())
+        return Progress(**found[0]) if found else Progress(work.scan.rows, work.scan.bytes, 0, work.scan.seconds)
+
     def end(self, work: Work, reason: SynDBError) -> None:
         """End this work for ``reason``, unless it has ended."""
         with self._changed:
@@ -348,6 +362,11 @@ class _Sink:
 
 _CONTROL: dict[str, Setting] = {"max_execution_time": 5.0}
 """Settings of our own questions about running queries."""
+
+_PROGRESS = (
+    "SELECT read_rows AS rows, read_bytes AS bytes, total_rows_approx AS total_rows, elapsed AS seconds "
+    "FROM system.processes WHERE Settings['log_comment'] = '{tag}' LIMIT 1"
+)
 
 MAX_STATEMENT_BYTES = 16 * 1024**2
 

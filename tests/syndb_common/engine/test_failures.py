@@ -17,7 +17,7 @@ from syndb_common.errors import Cancelled, LimitExceeded, SynDBError, SyQLError,
         ("Code: 394. DB::Exception: Query was cancelled. (QUERY_WAS_CANCELLED)", Cancelled),
         ("Code: 60. DB::Exception: Unknown table. (UNKNOWN_TABLE)", UnknownName),
         ("Code: 62. DB::Exception: Syntax error. (SYNTAX_ERROR)", SyQLError),
-        ("Code: 999. DB::Exception: Something new. (NEW)", SynDBError),
+        ("Code: 9999. DB::Exception: Something new. (NEW)", SynDBError),
         ("no code at all", SynDBError),
     ],
 )
