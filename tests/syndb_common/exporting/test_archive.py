@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import lzma
 import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +37,7 @@ def archived(folder: Path) -> bytes:
         path = folder / f"{table}.parquet"
         saved = save(
             path,
-            lambda sink, rows=rows: write_rows(FileFormat.PARQUET, sink, rows.schema, rows.to_batches()),  # type: ignore[misc]
+            lambda sink, rows=rows: write_rows(FileFormat.PARQUET, sink, rows.schema, rows.to_batches()),
             max_bytes=10**6,
         )
         files[path.name] = table, saved
@@ -49,7 +50,7 @@ def archived(folder: Path) -> bytes:
 
 def test_an_archive_holds_every_table_and_what_they_are(tmp_path: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(archived(tmp_path)), mode="r:xz") as archive:
-        content = {entry.name: archive.extractfile(entry).read() for entry in archive}  # type: ignore[union-attr]
+        content = {entry.name: archive.extractfile(entry).read() for entry in archive}
     assert list(content) == [f"worm-a-v3/{name}" for name in ("neurons.parquet", "synapses.parquet", METADATA_FILE)]
     for table, rows in TABLES.items():
         assert pa.parquet.read_table(io.BytesIO(content[f"worm-a-v3/{table}.parquet"])).equals(rows)
@@ -71,15 +72,8 @@ def test_the_same_version_makes_the_same_bytes(tmp_path: Path) -> None:
 def test_a_damaged_byte_of_an_archive_is_found_by_its_own_checksums(tmp_path: Path) -> None:
     content = bytearray(archived(tmp_path))
     content[len(content) // 2] ^= 1
-    with (
-        pytest.raises(Exception, match=r"(?i)corrupt|check"),
-        tarfile.open(  # noqa: PT012 - either may notice
-            fileobj=io.BytesIO(bytes(content)), mode="r:xz"
-        ) as archive,
-    ):
-        for entry in archive:
-            if (file := archive.extractfile(entry)) is not None:
-                file.read()
+    with pytest.raises(lzma.LZMAError):
+        lzma.decompress(content)
 
 
 def test_a_file_that_grows_too_large_leaves_nothing(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def batches(rows: list[tuple[Any, ...]], cuts: list[int]) -> list[pa.RecordBatch
             [pa.array([row[index] for row in rows[first:last]], field.type) for index, field in enumerate(SCHEMA)],
             schema=SCHEMA,
         )
-        for first, last in zip(ends, ends[1:], strict=False)
+        for first, last in itertools.pairwise(ends)
     ]
 
 
