@@ -6,6 +6,7 @@ per cent, for ten times the time). So xz is told not to try hard; it frames the 
 
 from __future__ import annotations
 
+import io
 import lzma
 import tarfile
 from collections.abc import Iterable
@@ -35,7 +36,7 @@ class Member:
     path: Path
 
 
-def write_archive(sink: IO[bytes], folder: str, members: Iterable[Member], at: datetime) -> None:
+def write_archive(sink: IO[bytes] | io.RawIOBase, folder: str, members: Iterable[Member], at: datetime) -> None:
     """Write an archive that unpacks into one folder; blocks. The same members give the same bytes.
 
     Args:
@@ -45,7 +46,9 @@ def write_archive(sink: IO[bytes], folder: str, members: Iterable[Member], at: d
         at: the time all files get.
     """
     with (
-        lzma.LZMAFile(sink, "w", format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC64, filters=_LITTLE_EFFORT) as compressed,
+        lzma.LZMAFile(
+            cast("IO[bytes]", sink), "w", format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC64, filters=_LITTLE_EFFORT
+        ) as compressed,
         tarfile.open(fileobj=cast("IO[bytes]", compressed), mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         for member in members:

@@ -26,6 +26,9 @@ ROWS_PER_BATCH = 65_536
 """Rows of a record batch or row group in a file: what a writer and a reader have to hold at a time."""
 
 
+Writable = IO[bytes] | io.RawIOBase
+
+
 class FileFormat(StrEnum):
     """How rows can be written to a file; the value is how its name ends."""
 
@@ -41,7 +44,7 @@ MEDIA_TYPES = {
 }
 
 
-def write_rows(form: FileFormat, sink: IO[bytes], schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+def write_rows(form: FileFormat, sink: Writable, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
     """Write a stream of batches of this schema as one file; returns the number of its rows. Blocks."""
     batches = map(decode, batches)
     return _WRITERS[form](sink, decoded(schema), _even(decoded(schema), batches))
@@ -89,7 +92,7 @@ def _joined(schema: pa.Schema, batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return pa.Table.from_batches(batches, schema).combine_chunks().to_batches()[0]
 
 
-def _arrow(sink: IO[bytes], schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
+def _arrow(sink: Writable, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
     rows = 0
     with pa.ipc.new_file(sink, schema) as writer:
         for batch in batches:
@@ -98,7 +101,7 @@ def _arrow(sink: IO[bytes], schema: pa.Schema, batches: Iterator[pa.RecordBatch]
     return rows
 
 
-def _parquet(sink: IO[bytes], schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
+def _parquet(sink: Writable, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
     rows = 0
     with pa.parquet.ParquetWriter(sink, schema, compression="zstd") as writer:
         for batch in batches:
@@ -107,7 +110,7 @@ def _parquet(sink: IO[bytes], schema: pa.Schema, batches: Iterator[pa.RecordBatc
     return rows
 
 
-def _csv(sink: IO[bytes], schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
+def _csv(sink: Writable, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
     rows = 0
     header = io.StringIO()
     csv.writer(header, lineterminator="\n").writerow(schema.names)  # pyarrow would quote every name
@@ -120,7 +123,7 @@ def _csv(sink: IO[bytes], schema: pa.Schema, batches: Iterator[pa.RecordBatch]) 
     return rows
 
 
-_WRITERS: dict[FileFormat, Callable[[IO[bytes], pa.Schema, Iterator[pa.RecordBatch]], int]] = {
+_WRITERS: dict[FileFormat, Callable[[Writable, pa.Schema, Iterator[pa.RecordBatch]], int]] = {
     FileFormat.ARROW: _arrow,
     FileFormat.CSV: _csv,
     FileFormat.PARQUET: _parquet,

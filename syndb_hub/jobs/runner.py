@@ -26,8 +26,10 @@ import trio
 
 from syndb_common import tracing
 from syndb_common.errors import Conflict, ErrorBody, NotFound, SynDBError, TooManyRequests, Unavailable
+from syndb_common.exporting import FileFormat
 from syndb_common.syql.plan import Scope
 from syndb_hub.federation.service import Queries, Require
+from syndb_hub.jobs.conversions import Conversions, Converted
 from syndb_hub.jobs.results import ResultFiles
 from syndb_hub.settings import JobSettings
 from syndb_hub.store.database import Store
@@ -87,6 +89,8 @@ class JobRunner:
         self._jobs = Jobs(store)
         self._queries = queries
         self._files = ResultFiles(objects_dir, max_result_bytes=settings.max_result_bytes)
+        room = STORED_RESULTS * settings.max_result_bytes
+        self._conversions = Conversions(objects_dir / "converted", max_bytes=room)
         self._settings = settings
         self._now = now
         self._max_pending = max_pending
@@ -103,8 +107,10 @@ class JobRunner:
         await self._jobs.fail_unfinished(self._now(), lost)
         await self._files.prepare(keep=[job.id for job in await self._jobs.with_results()])
         await self.clean()
+        kept = [job.id for job in await self._jobs.with_results()]
         try:
             async with trio.open_nursery() as nursery:
+                await nursery.start(self._conversions.run, kept)
                 for _ in range(self._settings.max_workers):
                     nursery.start_soon(self._work)
                 nursery.start_soon(self._clean_regularly)
@@ -221,6 +227,21 @@ class JobRunner:
             raise NotFound("the result is not kept any more", hint="Run the query again.")
         return job, await self._files.verified(job.id, job.result)
 
+    async def converted(self, job: Job, file: Path, form: FileFormat) -> Converted:
+        """What :meth:`result` returned, in another format.
+
+        Raises:
+            LimitExceeded: it would be too large in this format.
+            Unavailable: the disk is full, or the hub is starting or stopping.
+        """
+        return await self._conversions.get(job.id, form, file)
+
+    async def discard(self, job_id: UUID) -> None:
+        """Delete the result of a job, which nobody will ask for any more; the job is remembered."""
+        await self._jobs.forget_results([job_id])
+        await self._files.remove(job_id)
+        await self._conversions.remove(job_id)
+
     async def clean(self) -> None:
         """Delete expired results, the oldest ones where all together are too large, and old jobs."""
         kept = await self._jobs.with_results()
@@ -230,8 +251,7 @@ class JobRunner:
             if job.result is None or job.finished_at is None or (job.finished_at >= oldest and room >= 0):
                 continue
             room += job.result.bytes
-            await self._jobs.forget_results([job.id])
-            await self._files.remove(job.id)
+            await self.discard(job.id)
         await self._jobs.prune(self._now() - HISTORY)
 
     async def _clean_regularly(self) -> None:
@@ -270,16 +290,17 @@ class JobRunner:
             await self._record(self._jobs.fail, job.id, self._now(), error.to_body())
 
     async def _answer(self, job: Job) -> None:
-        answered = await self._queries.run(
-            job.query,
-            scope=job.scope,
-            cluster_ids=job.cluster_ids,
-            seconds=self._settings.query_seconds,
-            require=job.require,
-        )
-        kept = await self._files.write(job.id, answered.table)
-        rows = answered.table.num_rows
-        await self._record(self._jobs.complete, job.id, self._now(), answered.provenance, rows, kept)
+        async with self._files.writing(job.id) as writer:
+            provenance = await self._queries.run_into(
+                job.query,
+                writer,
+                scope=job.scope,
+                cluster_ids=job.cluster_ids,
+                seconds=self._settings.query_seconds,
+                require=job.require,
+            )
+            kept = await self._files.keep(job.id, writer)
+        await self._record(self._jobs.complete, job.id, self._now(), provenance, provenance.rows, kept)
 
     async def _record(self, change: Callable[P, Awaitable[bool]], *args: P.args, **kwargs: P.kwargs) -> bool:
         """Change a job in the store, as soon as that can be written.

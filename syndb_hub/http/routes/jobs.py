@@ -7,12 +7,14 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
+from syndb_common.exporting import FileFormat
 from syndb_common.syql.plan import Scope
 from syndb_hub.auth.principal import Right
 from syndb_hub.federation.service import Provenance
 from syndb_hub.http import formats
+from syndb_hub.http.files import file_response
 from syndb_hub.http.formats import Format
 from syndb_hub.http.operation import Call, Operations
 from syndb_hub.store.jobs import Job, JobStatus
@@ -108,13 +110,16 @@ async def cancel_job(call: Call, path: JobPath) -> JobView:
 async def job_result(call: Call, path: JobPath, query: ResultFormat) -> Response:
     """Rows of a completed job.
 
-    `arrow` is an Arrow IPC file, `csv` has a header with the column names, `json` has `columns` and `rows`.
+    `arrow` is an Arrow IPC file, `csv` has a header with the column names, `json` has `columns` and `rows`. But for
+    `json`, the answer says its length and, as `ETag` and `Repr-Digest`, the SHA-256 of the whole; `Range` resumes it.
     """
     job, file = await call.services.jobs.result(path.job_id, owner=call.owner)
     assert job.result is not None
-    headers = {"content-disposition": f'attachment; filename="{job.id}.{query.format.value}"'}
-    media_type = formats.MEDIA_TYPES[query.format]
-    if query.format is Format.ARROW:
-        headers["etag"] = f'"{job.result.sha256}"'
-        return FileResponse(file, headers=headers, media_type=media_type)
-    return StreamingResponse(formats.stream(file, query.format), headers=headers, media_type=media_type)
+    name, media_type, sha256 = f"{job.id}.{query.format.value}", formats.MEDIA_TYPES[query.format], job.result.sha256
+    if query.format is Format.JSON:
+        headers = {"content-disposition": f'attachment; filename="{name}"'}
+        return StreamingResponse(formats.json_stream(file), headers=headers, media_type=media_type)
+    if query.format is not Format.ARROW:
+        converted = await call.services.jobs.converted(job, file, FileFormat(query.format.value))
+        file, sha256 = converted.path, converted.sha256
+    return await file_response(file, name=name, sha256=sha256, media_type=media_type)
