@@ -23,10 +23,11 @@ import pyarrow as pa
 
 from syndb_common.engine import channel
 from syndb_common.engine.asking import Asker
-from syndb_common.engine.embedded_backend import EmbeddedBackend
+from syndb_common.engine.backend import Backend
 from syndb_common.engine.interface import Limits
 from syndb_common.engine.offers import OFFER_SECONDS, Offers
 from syndb_common.engine.publish import Uploads
+from syndb_common.engine.settings import Server
 from syndb_common.engine.work import Keeper, Work
 from syndb_common.errors import ConfigError, DataError, InvalidRequest, SynDBError, TooManyRequests
 from syndb_common.tables.model import DATABASE
@@ -44,6 +45,9 @@ STOP_SECONDS = 3.0
 """Grace for readers of results when the daemon stops. Flight's own shutdown would wait for the slowest for ever."""
 
 _OWN = frozenset({"query", "progress"})
+
+SERVER_SECONDS = 45.0
+"""How long the start waits for a ClickHouse server. A daemon that gave up sooner would restart itself to death."""
 
 MAX_WAITING = 128
 """Requests accepted and not answered."""
@@ -267,9 +271,21 @@ def _warm_up(keeper: Keeper) -> None:
 
 
 def _start(control: Channel, folder: Path, settings: dict[str, Any]) -> tuple[Child, FlightServer | None]:
-    keeper = Keeper(EmbeddedBackend(str(folder / "data")))
+    keeper = Keeper(_backend(folder, settings["server"]))
     _die_when_told()
-    _warm_up(keeper)
+def _backend(folder: Path, server: dict[str, Any] | None) -> Backend:
+    """ClickHouse; what is not used is not loaded."""
+    if server is None:
+        from syndb_common.engine.embedded_backend import EmbeddedBackend
+
+        return EmbeddedBackend(str(folder / "data"))
+    from syndb_common.engine.server_backend import ServerBackend
+
+    return ServerBackend.found(Server(**server), SERVER_SECONDS)
+
+
+    if settings["server"] is None:
+        _warm_up(keeper)
     child = Child(control, keeper)
     child.uploads.recover()
     if settings.get("flight") is None:

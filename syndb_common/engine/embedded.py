@@ -1,4 +1,4 @@
-"""The embedded engine as a daemon sees it: chdb in a child process, reached over a channel.
+"""The engine as a daemon sees it: a child process, reached over a channel, with chdb in it or a server behind it.
 
 :meth:`EmbeddedEngine.run` is the life of one child. It raises when the child dies; whoever supervises runs it again.
 Calls that were under way fail with :class:`~syndb_common.errors.EngineUnavailable`, calls made meanwhile wait a
@@ -28,6 +28,7 @@ from syndb_common.engine import channel, lock
 from syndb_common.engine.asked import Answers, Asked
 from syndb_common.engine.interface import INLINE_BYTES, Answer, Limits, Offer, Progress, Scan
 from syndb_common.engine.link import MAX_IN_FLIGHT, Link, Pending
+from syndb_common.engine.settings import Server
 from syndb_common.errors import (
     Conflict,
     DeadlineExceeded,
@@ -59,10 +60,11 @@ _packing = trio.CapacityLimiter(2)
 
 
 class EmbeddedEngine:
-    """ClickHouse in a child process. Implements :class:`~syndb_common.engine.interface.Engine`.
+    """ClickHouse in, or behind, a child process. Implements :class:`~syndb_common.engine.interface.Engine`.
 
     Attributes:
         path: folder of its data; None for a scratch engine, whose folder lives as long as one run.
+        server: the ClickHouse server that has the data instead; the folder then holds certificate and token only.
         publications: grows with each version that an upload publishes and with each start of the child, after which
             what is published may differ; see :meth:`wait_published`.
     """
@@ -71,11 +73,13 @@ class EmbeddedEngine:
         self,
         path: Path | None,
         *,
+        server: Server | None = None,
         flight: FlightSettings | None = None,
         name: str = "engine",
         asked: Answers | None = None,
     ) -> None:
         self.path = path
+        self.server = server
         self.name = name
         self._answers = asked or {}
         self.publications = 0
@@ -137,7 +141,7 @@ class EmbeddedEngine:
         link = Link(ours, self._slots)
         try:
             with theirs:
-                process = await _spawn(theirs.fileno(), base / lock.FOLDER, self._flight)
+                process = await _spawn(theirs.fileno(), base / lock.FOLDER, self._flight, self.server)
         except BaseException:
             link.close()
             raise
@@ -180,7 +184,7 @@ class EmbeddedEngine:
                 "key": certificate.key,
                 "token_digest": hashlib.sha256(upload_token(base).encode()).digest(),
             }
-        return {"scratch": self.path is None, "flight": flight}
+        return {"scratch": self.path is None, "flight": flight, "server": self.server and asdict(self.server)}
 
     async def _handshake(self, link: Link, start: dict[str, Any]) -> SynDBError | None:
         with trio.move_on_after(START_SECONDS):
@@ -325,13 +329,14 @@ async def _pack(table: pa.Table) -> pa.Buffer:
     return await trio.to_thread.run_sync(channel.table_to_body, table, limiter=_packing)
 
 
-async def _spawn(descriptor: int, folder: Path, flight: FlightSettings | None) -> trio.Process:
+async def _spawn(descriptor: int, folder: Path, flight: FlightSettings | None, server: Server | None) -> trio.Process:
     port = "-" if flight is None else str(flight.port)
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     return await trio.lowlevel.open_process(
-        [sys.executable, "-P", "-m", "syndb_common.engine.process", str(descriptor), str(folder), port],
+        [sys.executable, "-P", "-m", "syndb_common.engine.process", str(descriptor), str(folder), port, *beyond],
         pass_fds=(descriptor,),
         start_new_session=True,  # Ctrl-C is for the daemon, which then stops the engine
+    beyond = ("-", "-") if server is None else (str(server.port), server.ca_file or "-")
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         cwd=folder,

@@ -21,7 +21,7 @@ from syndb_common.errors import (
 
 _MESSAGE = re.compile(r"Code: (?P<code>\d+)\. DB::\w+: (?P<text>.*)", re.DOTALL)
 _TAIL = re.compile(
-    r":? (?:Expected one of|In scope|While executing|while executing|In query|\(in query:|Stack trace|\(version) .*",
+    r":? (?:Expected one of|In scope|While executing|while executing|In query|\(in query:|Stack trace|\(version|\(for url)[: ].*",
     re.DOTALL,
 )
 _NAME = re.compile(r"\.? \([A-Z_]+\)$")
@@ -81,4 +81,4 @@ def from_clickhouse(text: str) -> SynDBError:
 
 def _first_line(text: str) -> str:
     line = text.strip().splitlines()[0] if text.strip() else "no message"
-    return _TAIL.sub("", _NAME.sub("", line))[:500].rstrip(". ")
+    return _NAME.sub("", _TAIL.sub("", line))[:500].rstrip(". ")

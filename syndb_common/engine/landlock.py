@@ -1,9 +1,10 @@
 """Confinement of the calling process by Landlock, the kernel's sandbox for processes without privileges.
 
 The engine process may write its own folder and nothing else, read what Python and ClickHouse need and nothing
-else, open no TCP connection, and listen on one port only. So neither ``file()``, ``url()`` nor ``INTO OUTFILE``
-can reach anything, whatever SQL they stand in. It binds the calling thread and those it starts later: call it
-before any library starts threads. Kernel 5.19 (ABI 2) is the least; TCP rules need 6.7 (ABI 4).
+else, open no TCP connection but to the port of its ClickHouse server if it has one, and listen on one port only. So
+neither ``file()``, ``url()`` nor ``INTO OUTFILE`` can reach anything, whatever SQL they stand in. It binds the calling
+thread and those it starts later: call it before any library starts threads. Kernel 5.19 (ABI 2) is the least; TCP
+rules need 6.7 (ABI 4).
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ _SYSTEM_FILES = (
     "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo",
     "/proc/self", "/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/proc/sys", "/sys/fs/cgroup", "/sys/devices/system",
     "/dev/urandom",
+)  # fmt: skip
+
+_TO_FIND_SERVERS = (
+    "/etc/hosts", "/etc/host.conf", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/services",
+    "/run/systemd/resolve", "/etc/ssl/openssl.cnf", "/etc/ssl/cert.pem", "/etc/ssl/certs", "/etc/pki/tls/certs",
+    "/etc/pki/ca-trust", "/usr/share/ca-certificates",
 )  # fmt: skip
 
 
@@ -63,8 +70,22 @@ def abi() -> int:
         return 0
 
 
-def confine(folder: Path, port: int | None) -> bool:
+def confine(
+    folder: Path,
+    port: int | None,
+    *,
+    server_port: int | None = None,
+    ca_file: Path | None = None,
+    readable: Iterable[Path] = (),
+) -> bool:
     """Confine this thread, and all it starts, to ``folder`` and the TCP port it may listen on (0: any free one).
+
+    Args:
+        folder: what it may write.
+        port: where its Flight server listens.
+        server_port: where its ClickHouse server listens; what finds and trusts that one may be read then.
+        ca_file: of these, the one that the operator named.
+        readable: folders of the daemon's that it may read.
 
     Returns:
         Whether the kernel could: False means that nothing was changed.
@@ -80,8 +101,14 @@ def confine(folder: Path, port: int | None) -> bool:
     try:
         _allow(ruleset, (folder, Path("/dev/null")), files)
         _allow(ruleset, _readable(), _EXECUTE | _READ_FILE | _READ_DIR)
+        _allow(ruleset, readable, _READ_FILE | _READ_DIR)
+        if server_port is not None:
+            named = () if ca_file is None else (ca_file,)
+            _allow(ruleset, (*(Path(name) for name in _TO_FIND_SERVERS), *named), _READ_FILE | _READ_DIR)
         if net and port is not None:
             _call(_ADD_RULE, ruleset, _RULE_NET_PORT, ctypes.byref(_NetPort(_BIND_TCP, port)), 0)
+        if net and server_port is not None:
+            _call(_ADD_RULE, ruleset, _RULE_NET_PORT, ctypes.byref(_NetPort(_CONNECT_TCP, server_port)), 0)
         if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
             return False
         _call(_RESTRICT_SELF, ruleset, 0)

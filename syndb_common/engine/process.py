@@ -1,7 +1,8 @@
 """The engine process: sole owner of one ClickHouse folder, started by a daemon and gone with it.
 
-``python -m syndb_common.engine.process FD FOLDER PORT`` where FD is the control channel, FOLDER its own folder and
-PORT what its Flight server may listen on (0: any, ``-``: none). The order matters: lock the folder, confine the
+``python -m syndb_common.engine.process FD FOLDER PORT SERVER CA`` where FD is the control channel, FOLDER its own
+folder, PORT what its Flight server may listen on (0: any, ``-``: none), SERVER the port of the ClickHouse server it
+uses and CA the file that says which one to trust (``-``: none). The order matters: lock the folder, confine the
 process, and only then import what starts threads. When the control channel ends it exits at once, whatever it does:
 ClickHouse is built to be killed, and no process may stay behind holding the lock.
 """
@@ -17,13 +18,19 @@ from syndb_common.engine import lock
 def main() -> None:
     """Run until the control channel ends."""
     channel, folder = int(sys.argv[1]), Path(sys.argv[2])
-    port = None if sys.argv[3] == "-" else int(sys.argv[3])
+    port, server, authority = (None if word == "-" else word for word in sys.argv[3:6])
     held = lock.take(folder)
     confined = False
     if held is not None:
         from syndb_common.engine.landlock import confine
 
-        confined = confine(folder, port)
+        confined = confine(
+            folder,
+            None if port is None else int(port),
+            server_port=None if server is None else int(server),
+            ca_file=None if authority is None else Path(authority),
+            readable=[Path(word) for word in sys.argv[6:]],
+        )
 
     from syndb_common.engine.child import serve
 

@@ -11,9 +11,11 @@ What a long result has scanned is known up to the moment its first rows were sen
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from http.client import IncompleteRead
 from typing import Any, Final
 from uuid import uuid4
 
@@ -48,6 +50,8 @@ _FORMAT: Final[dict[str, Setting]] = {
     "cancel_http_readonly_queries_on_client_close": 1,
 }
 """Defaults of newer servers, which older ones do not all have."""
+
+logging.getLogger("clickhouse_connect").setLevel(logging.ERROR)  # it warns of what it raises
 
 
 class ServerBackend:
@@ -107,7 +111,7 @@ class ServerConnection:
         self._client = client
         self._settings = settings
         self._cluster = cluster
-        self._stream: _Stream | None = None
+        self._stream: ServerStream | None = None
 
     def run(self, sql: str) -> None:
         """Run one statement without a result, on all machines of the cluster where that is meant."""
@@ -119,12 +123,12 @@ class ServerConnection:
         """From here on SELECT only, and no setting can be changed."""
         self._settings["readonly"] = 1
 
-    def start(self, sql: str) -> _Stream:
+    def start(self, sql: str) -> ServerStream:
         """Start one SELECT."""
         settings = {**_FORMAT, **self._settings}
         with _translated():
             response = self._client.raw_stream(sql, settings=settings, fmt="ArrowStream", use_database=False)
-        self._stream = _Stream(response)
+        self._stream = ServerStream(response)
         return self._stream
 
     def insert(self, target: str, columns: Sequence[str], content: Iterator[bytes]) -> int:
@@ -151,7 +155,7 @@ class ServerConnection:
                 self._client.raw_query(f"KILL QUERY WHERE Settings['log_comment'] = '{tag}' ASYNC", use_database=False)
 
 
-class _Stream:
+class ServerStream:
     """The result of one request.
 
     Attributes:
@@ -204,9 +208,16 @@ class _Body:
         self._tail = b""
 
     def read(self, size: int) -> bytes:
-        data: bytes = self._response.read(size)
-        self._tail = data[-_TAIL_BYTES:] if len(data) >= _TAIL_BYTES else (self._tail + data)[-_TAIL_BYTES:]
+        try:
+            data: bytes = self._response.read(size)
+        except ProtocolError as error:
+            self._note(next((cause.partial for cause in error.args if isinstance(cause, IncompleteRead)), b""))
+            raise
+        self._note(data)
         return data
+
+    def _note(self, data: bytes) -> None:
+        self._tail = data[-_TAIL_BYTES:] if len(data) >= _TAIL_BYTES else (self._tail + data)[-_TAIL_BYTES:]
 
     def check_end(self) -> None:
         """Raise unless the stream ended as it should and nothing follows."""
@@ -267,6 +278,13 @@ def _translated() -> Iterator[None]:
             raise from_clickhouse(text) from None
         if isinstance(error, OperationalError | HTTPError | OSError):
             raise EngineUnavailable(
-                f"the ClickHouse server cannot be reached: {text[:300]}", hint="check [engine] url, and the server"
+                f"the ClickHouse server cannot be reached: {_root(error)}", hint="check [engine] url, and the server"
             ) from None
         raise SynDBError(f"the engine failed: {text[:300]}") from None
+
+
+def _root(error: BaseException) -> str:
+    """What is beneath an error of the way there; the text on top repeats the whole request."""
+    while isinstance(beneath := getattr(error, "reason", None) or error.__cause__, BaseException):
+        error = beneath
+    return str(error).rpartition(": ")[2][:200]

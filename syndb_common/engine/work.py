@@ -265,7 +265,7 @@ class Keeper:
         with self._control() as connection:
             connection.protect()
             stream = connection.start(_PROGRESS.format(tag=work.tag))
-            found = []
+            found: list[dict[str, Any]] = []
             while batches := stream.read().batches:
                 found.extend(row for batch in batches for row in batch.to_pylist())
         return Progress(**found[0]) if found else Progress(work.scan.rows, work.scan.bytes, 0, work.scan.seconds)

@@ -32,6 +32,7 @@ def test_a_code_becomes_the_error_that_clients_know(said: str, kind: type[SynDBE
         ": In scope SELECT secret FROM t. (ILLEGAL)",
         ": While executing MergeTree, secret. (ILLEGAL)",
         ". (ILLEGAL)\nStack trace: secret",
+        ". (ILLEGAL) (version 26.9.2.1 (official build)) (for url http://secret:8123)",
     ],
 )
 def test_neither_the_query_nor_a_stack_trace_is_shown(tail: str) -> None:
