@@ -331,12 +331,12 @@ async def _pack(table: pa.Table) -> pa.Buffer:
 
 async def _spawn(descriptor: int, folder: Path, flight: FlightSettings | None, server: Server | None) -> trio.Process:
     port = "-" if flight is None else str(flight.port)
+    beyond = ("-", "-") if server is None else (str(server.port), server.ca_file or "-")
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     return await trio.lowlevel.open_process(
         [sys.executable, "-P", "-m", "syndb_common.engine.process", str(descriptor), str(folder), port, *beyond],
         pass_fds=(descriptor,),
         start_new_session=True,  # Ctrl-C is for the daemon, which then stops the engine
-    beyond = ("-", "-") if server is None else (str(server.port), server.ca_file or "-")
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         cwd=folder,
