@@ -270,9 +270,6 @@ def _warm_up(keeper: Keeper) -> None:
         work.insert("warm_up", rows.schema, rows.to_batches())
 
 
-def _start(control: Channel, folder: Path, settings: dict[str, Any]) -> tuple[Child, FlightServer | None]:
-    keeper = Keeper(_backend(folder, settings["server"]))
-    _die_when_told()
 def _backend(folder: Path, server: dict[str, Any] | None) -> Backend:
     """ClickHouse; what is not used is not loaded."""
     if server is None:
@@ -284,6 +281,9 @@ def _backend(folder: Path, server: dict[str, Any] | None) -> Backend:
     return ServerBackend.found(Server(**server), SERVER_SECONDS)
 
 
+def _start(control: Channel, folder: Path, settings: dict[str, Any]) -> tuple[Child, FlightServer | None]:
+    keeper = Keeper(_backend(folder, settings["server"]))
+    _die_when_told()
     if settings["server"] is None:
         _warm_up(keeper)
     child = Child(control, keeper)
