@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 
 from syndb_common.engine.interface import Limits
+from syndb_common.engine.settings import EngineSettings
 from syndb_common.errors import ConfigError
 from syndb_common.flight.settings import is_location
 from syndb_common.settings import Env, FileSettings, MetricsSettings, Settings
@@ -170,6 +171,7 @@ class NodeSettings(FileSettings):
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
     cluster: ClusterSettings
     federation: FederationSettings
+    engine: EngineSettings = EngineSettings()
     flight: FlightSettings = FlightSettings()
     limits: LimitSettings = LimitSettings()
     policy: PolicySettings = PolicySettings()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
+from syndb_common.engine.settings import EngineSettings
 from syndb_common.settings import Env, FileSettings, ListenAddress, MetricsSettings, Network, RelayAddress, Settings
 
 
@@ -118,5 +119,6 @@ class HubSettings(FileSettings):
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
     http: HttpSettings = HttpSettings()
     federation: FederationSettings
+    engine: EngineSettings = EngineSettings()
     jobs: JobSettings = JobSettings()
     metrics: MetricsSettings = MetricsSettings()

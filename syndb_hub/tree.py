@@ -56,6 +56,7 @@ from actors.schema_sync import SchemaPublisher
 from actors.service import Service, dispensable
 from syndb_common.engine import published
 from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.settings import Server
 from syndb_common.errors import Unavailable
 from syndb_common.messages import CatalogAnnouncement, JoinRequest, LeaveFederation, RegisterCluster
 from syndb_common.metrics import Sample, serve_metrics
@@ -120,6 +121,7 @@ async def serve(
         hangups = stack.enter_context(trio.open_signal_receiver(signal.SIGHUP))
         stack.enter_context(lock.hold(settings.data_dir))
         identity = await trio.to_thread.run_sync(Keys(settings.data_dir).load_current)
+        server = await trio.to_thread.run_sync(settings.engine.server)
         present = Present(settings, identity.peer_id, reread)
         await present.load()
         federation = settings.federation
@@ -130,7 +132,7 @@ async def serve(
         await terms.load()
         mdns = await stack.enter_async_context(open_mdns()) if federation.enable_mdns else None
         async with trio.open_nursery() as nursery:
-            parts = _Parts(settings, identity, present, host, store, terms)
+            parts = _Parts(settings, identity, present, host, store, terms, server)
             tree: Tree = await nursery.start(run_tree, parts.supervisor())
             # A node that finds the port open must find somebody who answers: listening comes last.
             parts.answer_nodes(tree)
@@ -168,6 +170,7 @@ class _Parts:
         host: Host,
         store: Store,
         terms: StoredTerms,
+        server: Server | None,
     ) -> None:
         self._settings = settings
         self._identity = identity
@@ -180,7 +183,7 @@ class _Parts:
         self._directory = Directory()
         self._own: Sequence[PublishedVersion] = ()
         self._own_state: tuple[int | None, int] | None = None
-        self._warehouse = EmbeddedEngine(settings.data_dir / "engine", name="warehouse")
+        self._warehouse = EmbeddedEngine(settings.data_dir / "engine", server=server, name="warehouse")
         self._merger = EmbeddedEngine(None, name="merger")
         self._benchmarks = StoredBenchmarks(store)
         self._measurements = Measurements(self._benchmarks)

@@ -159,6 +159,7 @@ def check_config(config: Config) -> None:
     """Check the configuration file and say what is wrong with it."""
     with report_errors() as outcome:
         settings = load(NodeSettings, config)
+        settings.engine.server()
         typer.echo(f"{config} is valid: node {settings.cluster.name}, data in {settings.data_dir}")
     raise typer.Exit(outcome.code)
 

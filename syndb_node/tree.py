@@ -53,6 +53,7 @@ from actors.runtime import ActorError, ActorRef, ChildSpec, Intensity, Superviso
 from actors.schema_sync import SchemaKeeper
 from actors.service import Service, dispensable
 from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.settings import Server
 from syndb_common.errors import ConfigError, SynDBError
 from syndb_common.flight.settings import FlightSettings
 from syndb_common.messages import (
@@ -99,9 +100,10 @@ async def serve(
         hangups = stack.enter_context(trio.open_signal_receiver(signal.SIGHUP)) if reload is not None else None
         keys = await trio.to_thread.run_sync(key_rotation.load_keys, settings.data_dir)
         pins = await trio.to_thread.run_sync(HubPins, settings.data_dir, settings.federation.hub_peer_id)
+        server = await trio.to_thread.run_sync(settings.engine.server)
         nursery = await stack.enter_async_context(trio.open_nursery())
         work = trio.CancelScope()
-        parts = _Parts(settings, keys, pins)
+        parts = _Parts(settings, keys, pins, server)
         try:
             tree: Tree = await nursery.start(parts.run, work)
             # From here on the parts outlive a cancellation by the moment it takes to say goodbye.
@@ -122,14 +124,14 @@ async def serve(
 class _Parts:
     """The parts and who is given what."""
 
-    def __init__(self, settings: NodeSettings, keys: NodeKeys, pins: HubPins) -> None:
+    def __init__(self, settings: NodeSettings, keys: NodeKeys, pins: HubPins, server: Server | None) -> None:
         self._settings = settings
         self._pins = pins
         self.listening = trio.Event()
         self._host = Host(keys.identity, settings.federation.listen, known=pins.trusts)
         self._mdns: Mdns | None = None
         self._client = RpcClient(self._host)
-        self._engine = EmbeddedEngine(settings.data_dir / "engine", flight=_flight(settings))
+        self._engine = EmbeddedEngine(settings.data_dir / "engine", server=server, flight=_flight(settings))
         self._policy = Policy(settings.policy)
         self._catalogue = Catalogue(self._engine, self._policy.share)
         self._ontology = OntologyFile(settings.data_dir / "ontology.json")

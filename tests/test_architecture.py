@@ -53,9 +53,16 @@ def test_the_actor_runtime_imports_nothing_but_trio() -> None:
             assert top in {*sys.stdlib_module_names, "trio"} or name.startswith("actors.runtime"), name_of(path)
 
 
-def test_only_the_engine_process_loads_clickhouse() -> None:
-    loading = {name_of(path) for path in MODULES if any(name.partition(".")[0] == "chdb" for name in imports(path))}
-    assert loading == {"syndb_common.engine.work"}
+@pytest.mark.parametrize(
+    ("library", "place"),
+    [
+        ("chdb", "syndb_common.engine.embedded_backend"),
+        ("clickhouse_connect", "syndb_common.engine.server_backend"),
+    ],
+)
+def test_one_module_speaks_to_each_kind_of_clickhouse(library: str, place: str) -> None:
+    loading = {name_of(path) for path in MODULES if any(name.partition(".")[0] == library for name in imports(path))}
+    assert loading == {place}
 
 
 def test_parts_meet_in_the_two_trees_and_nowhere_else() -> None:
@@ -105,4 +112,4 @@ def test_a_users_command_starts_without_what_only_daemons_and_importers_need() -
 
 @pytest.mark.parametrize("module", ["syndb_hub.tree", "syndb_node.tree"])
 def test_no_daemon_loads_clickhouse(module: str) -> None:
-    assert "chdb" not in loaded_by(f"import {module}")
+    assert not loaded_by(f"import {module}") & {"chdb", "clickhouse_connect"}

@@ -79,6 +79,7 @@ def check_config(config: Config) -> None:
         from syndb_hub.keys import Keys
 
         settings = load(HubSettings, config)
+        settings.engine.server()
         keys = Keys(settings.data_dir)
         for path in (keys.current, keys.next, keys.previous):
             if path.exists():
