@@ -60,10 +60,11 @@ class LocalFederation:
         self.folder = folder
         self.running = running
         self.places = defaultdict(Place, places or {})
-        ports = iter(free_ports(2 + 2 * len(nodes)))
+        ports = iter(free_ports(3 + 2 * len(nodes)))
         self.http_port = port or next(ports)
         self.url = f"http://127.0.0.1:{self.http_port}"
         self.hub_listen = listen(next(ports), self.places["hub"].address)
+        self.hub_flight_port = next(ports)
         self._configured = self.hub_listen if configure_addresses else []
         self.hub_config = folder / "hub.toml"
         self.password = self._known_password() or generate_secret()
@@ -194,11 +195,16 @@ class LocalFederation:
         content: dict[str, Any] = {
             "data_dir": str(folder),
             "http": {"port": self.http_port},
+            "flight": self._hub_flight(),
             "federation": {"password": self.password, "listen": self.hub_listen},
         }
         _write(self.hub_config, render(HubSettings, _merged(content, values)))
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Identity.load_or_create(folder / "identity.key").peer_id
+
+    def _hub_flight(self) -> dict[str, Any]:
+        address = self.places["hub"].address
+        return {"host": address, "port": self.hub_flight_port, "advertise": f"{address}:{self.hub_flight_port}"}
 
     def _make_token(self) -> str:
         path = self.folder / "hub" / "hub.sqlite"

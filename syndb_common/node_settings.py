@@ -15,7 +15,7 @@ from pydantic import Field, SecretStr, field_validator
 from syndb_common.engine.interface import Limits
 from syndb_common.engine.settings import EngineSettings
 from syndb_common.errors import ConfigError
-from syndb_common.flight.settings import is_location
+from syndb_common.flight.settings import FlightServerSettings
 from syndb_common.settings import Env, FileSettings, MetricsSettings, Settings
 
 
@@ -114,7 +114,7 @@ class FederationSettings(Settings):
                 )
 
 
-class FlightSettings(Settings):
+class FlightSettings(FlightServerSettings):
     """The node's Arrow Flight server."""
 
     host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104 - a node serves its hub
@@ -123,13 +123,6 @@ class FlightSettings(Settings):
         "",
         description="host:port as the hub sees it; localhost and the port by default",
     )
-
-    @field_validator("advertise")
-    @classmethod
-    def _is_reachable(cls, value: str) -> str:
-        if value and not is_location(f"grpc+tls://{value}") and not is_location(f"grpc+tls://{value}:1"):
-            raise ValueError("write host or host:port")
-        return value
 
 
 class LimitSettings(Settings):

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr
 
 from syndb_common.engine.settings import EngineSettings
+from syndb_common.flight.settings import FlightServerSettings
 from syndb_common.settings import Env, FileSettings, ListenAddress, MetricsSettings, Network, RelayAddress, Settings
 
 
@@ -27,6 +28,13 @@ class HttpSettings(Settings):
         200, gt=0, description="requests a client may send at once"
     )
     trusted_proxies: tuple[Network, ...] = Field((), description="addresses whose X-Forwarded-For is believed")
+
+
+class FlightSettings(FlightServerSettings):
+    """The hub's Arrow Flight server: bulk data in and out for users, and deliveries of nodes that only dial out."""
+
+    host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104 - nodes and users are elsewhere
+    port: Annotated[int, Env("FLIGHT_PORT")] = Field(50051, ge=0, le=65535, description="TCP port")
 
 
 class FederationSettings(Settings):
@@ -118,6 +126,7 @@ class HubSettings(FileSettings):
     data_dir: Annotated[Path, Env("SYNDB_DATA_DIR")] = Field(description="folder of key, database and results")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
     http: HttpSettings = HttpSettings()
+    flight: FlightSettings = FlightSettings()
     federation: FederationSettings
     engine: EngineSettings = EngineSettings()
     jobs: JobSettings = JobSettings()

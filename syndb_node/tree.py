@@ -55,7 +55,6 @@ from actors.service import Service, dispensable
 from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.settings import Server
 from syndb_common.errors import ConfigError, SynDBError
-from syndb_common.flight.settings import FlightSettings
 from syndb_common.messages import (
     AnalyticsQuery,
     CancelQuery,
@@ -131,7 +130,9 @@ class _Parts:
         self._host = Host(keys.identity, settings.federation.listen, known=pins.trusts)
         self._mdns: Mdns | None = None
         self._client = RpcClient(self._host)
-        self._engine = EmbeddedEngine(settings.data_dir / "engine", server=server, flight=_flight(settings))
+        self._engine = EmbeddedEngine(
+            settings.data_dir / "engine", server=server, flight=settings.flight.server(settings.data_dir)
+        )
         self._policy = Policy(settings.policy)
         self._catalogue = Catalogue(self._engine, self._policy.share)
         self._ontology = OntologyFile(settings.data_dir / "ontology.json")
@@ -306,12 +307,3 @@ class _Parts:
 
 _RELOADED = ("password", "hub_peer_id", "hub_multiaddrs", "hub_url", "hub_silence_seconds")
 """What SIGHUP changes of a running node: what joining looks at anew. Its places at relays are kept from the start."""
-
-
-def _flight(settings: NodeSettings) -> FlightSettings:
-    return FlightSettings(
-        host=settings.flight.host,
-        port=settings.flight.port,
-        certificate_folder=settings.data_dir / "engine" / "tls",
-        advertise=settings.flight.advertise or "localhost",
-    )

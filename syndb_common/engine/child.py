@@ -156,7 +156,9 @@ class Child:
 
     def _query(self, work: Work, header: dict[str, Any], body: memoryview) -> tuple[dict[str, Any], pa.Buffer]:
         work.open(readonly=True)
-        return self._whole(work, work.read_all(header["sql"]))
+        found = work.read_all(header["sql"])
+        self.uploads.deletions.check(header["sql"])
+        return self._whole(work, found)
 
     def _merge(self, work: Work, header: dict[str, Any], body: memoryview) -> tuple[dict[str, Any], pa.Buffer]:
         partials = channel.body_to_table(body)
@@ -171,6 +173,7 @@ class Child:
     def _answer(self, work: Work, header: dict[str, Any], body: memoryview) -> tuple[dict[str, Any], pa.Buffer | bytes]:
         work.open(readonly=True, offered=True)
         batches = work.start(header["sql"])
+        self.uploads.deletions.check(header["sql"])  # by now it reads what it found, or misses what was dropped
         found = list(batches)
         while batches and sum(batch.nbytes for batch in found) <= header["inline_bytes"]:
             batches = work.read()
@@ -291,9 +294,12 @@ def _start(control: Channel, folder: Path, settings: dict[str, Any]) -> tuple[Ch
     if settings.get("flight") is None:
         return child, None
     from syndb_common.flight.server import FlightServer
+    from syndb_common.flight.settings import FlightLimits
 
     def published() -> None:
         control.send({"id": 0, "event": "published"})
 
-    flight = FlightServer(child.offers, child.uploads, published, **settings["flight"])
+    said = {name: value for name, value in settings["flight"].items() if name != "pinned"}
+    limits, asker = FlightLimits(**said.pop("limits")), child.asker if said.pop("users") else None
+    flight = FlightServer(keeper, child.offers, child.uploads, published, asker, limits=limits, **said)
     return child, flight

@@ -38,7 +38,7 @@ from syndb_common.errors import (
     TooManyRequests,
 )
 from syndb_common.flight.settings import UPLOAD_TOKEN_FILE, FlightSettings
-from syndb_common.flight.tls import ensure_certificate
+from syndb_common.flight.tls import certificate_of
 from syndb_common.settings import write_private
 
 START_SECONDS: Final = 60.0
@@ -81,7 +81,7 @@ class EmbeddedEngine:
         self.path = path
         self.server = server
         self.name = name
-        self._answers = asked or {}
+        self._answers = {} if asked is None else asked
         self.publications = 0
         self._flight = flight
         self._link: Link | None = None
@@ -176,13 +176,18 @@ class EmbeddedEngine:
         (base / lock.FOLDER / "tmp").mkdir(mode=0o700, parents=True, exist_ok=True)
         flight = None
         if self._flight is not None:
-            certificate = ensure_certificate(self._flight.certificate_folder)
+            certificate = certificate_of(self._flight)
+            if self._flight.results is not None:
+                self._flight.results.mkdir(mode=0o700, parents=True, exist_ok=True)
             flight = {
                 "host": self._flight.host,
                 "port": self._flight.port,
                 "certificate": certificate.certificate,
+                "pinned": certificate.pinned,
                 "key": certificate.key,
                 "token_digest": hashlib.sha256(upload_token(base).encode()).digest(),
+                "limits": asdict(self._flight.limits),
+                "users": bool(self._answers),
             }
         return {"scratch": self.path is None, "flight": flight, "server": self.server and asdict(self.server)}
 
@@ -198,7 +203,7 @@ class EmbeddedEngine:
                 _log.warning("engine is not confined: this kernel has no Landlock", engine=self.name)
             if self._flight is not None:
                 link.location = self._flight.location(header["flight_port"])
-                link.certificate = start["flight"]["certificate"]
+                link.certificate = start["flight"]["pinned"]
             self._link = link
             self._linked.set()
             self._note_publication()
@@ -332,9 +337,20 @@ async def _pack(table: pa.Table) -> pa.Buffer:
 async def _spawn(descriptor: int, folder: Path, flight: FlightSettings | None, server: Server | None) -> trio.Process:
     port = "-" if flight is None else str(flight.port)
     beyond = ("-", "-") if server is None else (str(server.port), server.ca_file or "-")
+    results = () if flight is None or flight.results is None else (str(flight.results),)
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     return await trio.lowlevel.open_process(
-        [sys.executable, "-P", "-m", "syndb_common.engine.process", str(descriptor), str(folder), port, *beyond],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "syndb_common.engine.process",
+            str(descriptor),
+            str(folder),
+            port,
+            *beyond,
+            *results,
+        ],
         pass_fds=(descriptor,),
         start_new_session=True,  # Ctrl-C is for the daemon, which then stops the engine
         stdin=subprocess.DEVNULL,

@@ -15,7 +15,8 @@ import trio
 from pyarrow import flight
 
 from syndb_common.errors import Cancelled, IncompleteResult, InvalidRequest, LimitExceeded
-from syndb_common.flight.settings import TLS_NAME
+from syndb_common.flight.allocation import keep_freed_memory
+from syndb_common.flight.tls import server_name
 from syndb_common.flight.wire import end_rows, from_flight
 
 MAX_BATCH_BYTES: Final = 256 * 1024**2
@@ -42,10 +43,11 @@ class Endpoint(Protocol):
 
 def connect(location: str, certificate: str) -> flight.FlightClient:
     """A client that trusts this one certificate. Connects when first used."""
+    keep_freed_memory()
     return flight.connect(
         location,
         tls_root_certs=certificate,
-        override_hostname=TLS_NAME,
+        override_hostname=server_name(certificate),
         generic_options=[("grpc.max_receive_message_length", MAX_BATCH_BYTES)],
     )
 

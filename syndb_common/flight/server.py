@@ -1,145 +1,273 @@
-"""The Flight server of an engine process: results out by ticket, uploads in by the owner's token.
+"""The Flight server of an engine process: results out by ticket, uploads in, and at a hub queries of its users.
 
 | call | needs | does |
 |---|---|---|
-| DoGet(ticket) | the ticket | streams one result, once, with an end record |
-| DoAction begin | token | starts an upload: ``{"dataset_id", "metadata", "tables"}`` -> ``{"upload_id"}`` |
-| DoPut ``{"upload_id", "table"}`` | token | adds rows; answers ``{"rows"}`` |
-| DoAction publish | token | ``{"upload_id"}`` -> a :class:`~syndb_common.flight.uploads.PublishResult` |
-| DoAction abort | token | ``{"upload_id"}`` |
+| DoGet(ticket) | the ticket, and the secret of the reader it is for | streams one range of one result, once, with an end record |
+| GetFlightInfo | scope query, at a hub | runs the query that is the command; answers with tickets, one for each part |
+| DoAction begin | upload token, or scope upload | starts an upload: ``{"dataset_id", "metadata", "tables"}`` -> ``{"upload_id"}`` |
+| DoPut ``{"upload_id", "table", "stream"}`` | the same | adds rows; answers each numbered batch with ``{"seq", "rows"}`` |
+| DoAction publish | the same | ``{"upload_id"}`` -> a :class:`~syndb_common.flight.uploads.PublishResult` |
+| DoAction abort | the same | ``{"upload_id"}`` |
+| DoAction delete | the same | ``{"dataset_id", "version"}`` -> ``{"versions"}``, without a version all |
+| DoAction status, cancel | whoever may do what they are about | ``{"query_id"}`` -> how it is, or that it was stopped |
+| ListActions | any of these | what there is |
 
-Flight's ``shutdown()`` waits for the slowest reader: the server ends with its process instead.
-"""
+A client that stands still is cut off (:mod:`syndb_common.flight.streams`). Flight's ``shutdown()`` waits for the slowest
+reader: the server ends with its process instead.
+"""  # noqa: E501 - a table
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import flight
-from pydantic import BaseModel, ValidationError
 
-from syndb_common.engine.offers import Offers
+from syndb_common.engine.asking import Asker
+from syndb_common.engine.offers import Offers, Result
 from syndb_common.engine.publish import Uploads
-from syndb_common.errors import InvalidRequest, LimitExceeded, NotFound, SynDBError, Unauthenticated
-from syndb_common.flight.uploads import Abort, Begin, Begun, Publish, Put, Stored
-from syndb_common.flight.wire import end_record, to_flight
+from syndb_common.engine.work import Keeper
+from syndb_common.errors import InvalidRequest, LimitExceeded, NotFound, NotSupported, SynDBError
+from syndb_common.flight.access import ADMIN, UPLOAD, Access, Caller
+from syndb_common.flight.allocation import keep_freed_memory
+from syndb_common.flight.calls import MIDDLEWARE, Calls, Handshake, call_of
+from syndb_common.flight.queries import Queries, sql_info
+from syndb_common.flight.requests import About, OfQuery, OfUpload, parse
+from syndb_common.flight.settings import FlightLimits
+from syndb_common.flight.streams import Stream, Streams
+from syndb_common.flight.uploads import (
+    Abort,
+    Aborted,
+    Acknowledged,
+    Begin,
+    Begun,
+    Delete,
+    Deleted,
+    Mark,
+    Publish,
+    Put,
+    Stored,
+)
+from syndb_common.flight.wire import end_record, to_flight, to_json
 
-MAX_ACTION_BYTES = 64 * 1024
-MAX_BATCH_BYTES = 256 * 1024**2
-"""Largest batch of an upload; the client sends much smaller ones."""
+ACTIONS = {
+    "begin": "start an upload",
+    "publish": "check an upload and make it the newest version of its data set",
+    "abort": "drop an upload",
+    "delete": "delete a version, or a data set with all its versions",
+    "status": "say how a query or an upload is",
+    "cancel": "stop a query or an upload",
+}
 
-
-class OwnerToken(flight.ServerMiddlewareFactory):  # type: ignore[misc]
-    """Lets DoGet pass, whose ticket is its permission; everything else needs the owner's token."""
-
-    def __init__(self, digest: bytes) -> None:
-        super().__init__()
-        self._digest = digest
-
-    def start_call(self, info: Any, headers: dict[str, list[Any]]) -> None:
-        """Refuse the call unless it may go on."""
-        if info.method == flight.FlightMethod.DO_GET:
-            return
-        values = [value for name, values in headers.items() if name.lower() == "authorization" for value in values]
-        given = str(values[0]).removeprefix("Bearer ").encode() if len(values) == 1 else b""
-        if not hmac.compare_digest(hashlib.sha256(given).digest(), self._digest):
-            raise to_flight(Unauthenticated("a valid upload token is needed"))
+_OF_FLIGHT = frozenset(
+    (
+        "CancelFlightInfo", "RenewFlightEndpoint", "SetSessionOptions", "GetSessionOptions", "CloseSession",
+        "CreatePreparedStatement", "CreatePreparedSubstraitPlan", "ClosePreparedStatement", "CancelQuery",
+        "BeginTransaction", "BeginSavepoint", "EndTransaction", "EndSavepoint",
+    )
+)  # fmt: skip
+"""Actions that clients of Flight SQL try and go on without, when told that they do not exist."""
 
 
 class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
-    """Serves from threads of its own as soon as it is made; ``port`` says where."""
+    """Serves from threads of its own as soon as it is made; ``port`` says where.
+
+    Args:
+        keeper: knows the queries under way.
+        offers: results that wait for their readers.
+        uploads: takes uploads.
+        published: told of every version that an upload publishes.
+        asker: asks the daemon about users and their queries; None where there are none.
+        host, port, certificate, key: where to listen, and the TLS certificate, PEM.
+        token_digest: SHA-256 of the owner's upload token.
+        limits: what clients may use.
+    """
 
     def __init__(
         self,
+        keeper: Keeper,
         offers: Offers,
         uploads: Uploads,
         published: Callable[[], None],
+        asker: Asker | None,
         *,
         host: str,
         port: int,
         certificate: str,
         key: str,
         token_digest: bytes,
+        limits: FlightLimits,
     ) -> None:
-        super().__init__(
-            f"grpc+tls://{host}:{port}",
-            tls_certificates=[(certificate, key)],
-            middleware={"token": OwnerToken(token_digest)},
-        )
+        self._keeper = keeper
         self._offers = offers
         self._uploads = uploads
         self._published = published
+        self._access = Access(token_digest, asker.ask if asker else None)
+        self._queries = Queries(asker.ask, offers) if asker else None
+        self._message_bytes = limits.message_bytes
+        self._streams = Streams(limits)
+        threading.Thread(target=self._streams.watch, name="streams", daemon=True).start()
+        keep_freed_memory()
+        super().__init__(
+            f"grpc+tls://{host}:{port}",
+            auth_handler=Handshake(),
+            tls_certificates=[(certificate, key)],
+            middleware={MIDDLEWARE: Calls()},
+        )
 
-    def do_get(self, context: Any, ticket: flight.Ticket) -> flight.GeneratorStream:
-        """Stream the result of a ticket."""
+    def do_get(self, context: Any, ticket: flight.Ticket) -> Any:
+        """Stream what a ticket stands for."""
         with _as_flight():
-            result = self._offers.redeem(ticket.ticket)
-        return flight.GeneratorStream(result.schema, _stream(result.schema, result.batches))
+            self._streams.count_call(context.peer())
+            if (table := sql_info(ticket.ticket)) is not None:
+                self._access.caller(call_of(context))
+                return flight.RecordBatchStream(table)
+            call = call_of(context)
+            result = self._offers.redeem(ticket.ticket, call.digest)
+            call.at_end(result.close)
+            stream = self._stream(context)
+        return flight.GeneratorStream(result.schema, _outgoing(result, stream))
+
+    def get_flight_info(self, context: Any, descriptor: flight.FlightDescriptor) -> flight.FlightInfo:
+        """Run the query that is the descriptor's command and say where its parts wait."""
+        with _as_flight():
+            caller = self._caller(context)
+            if self._queries is None:
+                raise NotSupported("this server answers no queries of its own", hint="ask the hub of its federation")
+            self._stream(context)  # it keeps a thread as a stream does
+            return self._queries.info(caller, descriptor, context.is_cancelled)
 
     def do_put(self, context: Any, descriptor: flight.FlightDescriptor, reader: Any, writer: Any) -> None:
         """Add the stream's rows to one table of an upload."""
         with _as_flight():
-            put = _parse(Put, descriptor.command or b"")
-            rows = self._uploads.append(put.upload_id, put.table, reader.schema, _incoming(reader))
+            self._caller(context).require(UPLOAD)
+            stream = self._stream(context)
+            put = parse(Put, descriptor.command or b"")
+            with stream.waiting():
+                schema = reader.schema
+
+            def stored(seq: int | None, rows: int) -> None:
+                if seq is not None:
+                    with stream.waiting():
+                        writer.write(to_json(Acknowledged(seq=seq, rows=rows)))
+
+            incoming = self._incoming(reader, stream, numbered=put.stream is not None)
+            rows = self._uploads.append(put.upload_id, put.table, put.stream, schema, incoming, stored)
+            if put.stream is not None:
+                return
             if context.is_cancelled():  # a client that was killed looks like the end of its stream
                 self._uploads.abort(put.upload_id)
                 return
-        writer.write(Stored(rows=rows).model_dump_json().encode())
+        writer.write(to_json(Stored(rows=rows)))
+
+    def list_actions(self, context: Any) -> list[tuple[str, str]]:
+        """The actions there are."""
+        with _as_flight():
+            self._caller(context)
+            return list(ACTIONS.items())
 
     def do_action(self, context: Any, action: flight.Action) -> list[bytes]:
-        """Begin, publish or abort an upload."""
+        """One of :data:`ACTIONS`."""
         with _as_flight():
-            body = action.body.to_pybytes()
+            caller = self._caller(context)
+            body = action.body.to_pybytes() if action.body is not None else b""
             match action.type:
-                case "begin":
-                    begun = Begun(upload_id=self._uploads.begin(_parse(Begin, body)))
-                    return [begun.model_dump_json().encode()]
-                case "publish":
-                    result = self._uploads.publish(_parse(Publish, body).upload_id)
-                    if not result.unchanged:
-                        self._published()
-                    return [result.model_dump_json().encode()]
-                case "abort":
-                    self._uploads.abort(_parse(Abort, body).upload_id)
-                    return [b"{}"]
-                case _:
-                    raise NotFound(f"there is no action {action.type[:100]}")
+                case "status":
+                    return [self._status(caller, parse(About, body).root)]
+                case "cancel":
+                    return [self._cancel(caller, parse(About, body).root)]
+                case "begin" | "publish" | "abort" | "delete":
+                    caller.require(UPLOAD)
+                    return [self._upload(caller, action.type, body)]
+                case name if name in _OF_FLIGHT:
+                    raise NotImplementedError(f"there is no action {name}")
+                case name:
+                    raise NotFound(f"there is no action {name[:100]}", hint=f"there are {', '.join(ACTIONS)}")
+
+    def _upload(self, caller: Caller, name: str, body: bytes) -> bytes:
+        match name:
+            case "begin":
+                return to_json(Begun(upload_id=self._uploads.begin(parse(Begin, body))))
+            case "publish":
+                result = self._uploads.publish(parse(Publish, body).upload_id, caller.id)
+                if not result.unchanged:
+                    self._published()
+                return to_json(result)
+            case "delete":
+                asked = parse(Delete, body)
+                deleted = Deleted(versions=self._uploads.delete(asked.dataset_id, asked.version, caller.id))
+                self._published()
+                return to_json(deleted)
+            case _:
+                self._uploads.abort(parse(Abort, body).upload_id)
+                return to_json(Aborted())
+
+    def _status(self, caller: Caller, about: OfQuery | OfUpload) -> bytes:
+        if isinstance(about, OfUpload):
+            caller.require(UPLOAD)
+            return to_json(self._uploads.status(about.upload_id))
+        if self._queries is not None:
+            return self._queries.status(caller, about.query_id)
+        caller.require(ADMIN)
+        progress = self._keeper.progress(str(about.query_id))
+        if progress is None:
+            raise NotFound("no such query is under way", hint="it has ended, or never began here")
+        return to_json(asdict(progress))
+
+    def _cancel(self, caller: Caller, about: OfQuery | OfUpload) -> bytes:
+        if isinstance(about, OfUpload):
+            caller.require(UPLOAD)
+            self._uploads.abort(about.upload_id)
+            return b"{}"
+        if self._queries is not None:
+            return self._queries.cancel(caller, about.query_id)
+        caller.require(ADMIN)
+        self._keeper.cancel(query_id=str(about.query_id))
+        return b"{}"
+
+    def _caller(self, context: Any) -> Caller:
+        self._streams.count_call(context.peer())
+        return self._access.caller(call_of(context))
+
+    def _stream(self, context: Any) -> Stream:
+        call = call_of(context)
+        stream = self._streams.open(call.digest.hex() or context.peer(), context.peer())
+        call.at_end(stream.close)
+        return stream
+
+    def _incoming(self, reader: Any, stream: Stream, *, numbered: bool) -> Iterator[tuple[int | None, pa.RecordBatch]]:
+        while True:
+            with stream.waiting():
+                try:
+                    chunk = reader.read_chunk()
+                except StopIteration:
+                    return
+            batch = chunk.data
+            if batch.nbytes > self._message_bytes:
+                raise LimitExceeded(f"a batch of more than {self._message_bytes} bytes", hint="send smaller batches")
+            batch.validate(full=True)
+            if not numbered:
+                yield None, batch
+                continue
+            mark = chunk.app_metadata
+            if mark is None:
+                raise InvalidRequest("a batch without its number", hint='send {"seq": n} as its application metadata')
+            yield parse(Mark, mark.to_pybytes()).seq, batch
 
 
-def _stream(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[Any]:
+def _outgoing(result: Result, stream: Stream) -> Iterator[Any]:
     rows = 0
     with _as_flight():
-        for batch in batches:
+        for batch in result.batches:
             rows += batch.num_rows
-            yield batch
-    yield pa.RecordBatch.from_pylist([], schema=schema), end_record(rows)
-
-
-def _incoming(reader: Any) -> Iterator[pa.RecordBatch]:
-    for chunk in reader:
-        if chunk.data.nbytes > MAX_BATCH_BYTES:
-            raise LimitExceeded(f"a batch of more than {MAX_BATCH_BYTES} bytes", hint="send smaller batches")
-        chunk.data.validate(full=True)
-        yield chunk.data
-
-
-_M = TypeVar("_M", bound=BaseModel)
-
-
-def _parse(model: type[_M], body: bytes) -> _M:
-    if len(body) > MAX_ACTION_BYTES:
-        raise LimitExceeded(f"a request of more than {MAX_ACTION_BYTES} bytes")
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "request"
-        raise InvalidRequest(f"{where}: {first['msg']}") from None
+            with stream.waiting():
+                yield batch
+    with stream.waiting():
+        yield pa.RecordBatch.from_pylist([], schema=result.schema), end_record(rows)
 
 
 @contextmanager

@@ -8,17 +8,22 @@ A stream is complete only with its end record: the application metadata of a las
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import flight
+from pydantic import BaseModel
 
 from syndb_common.errors import (
+    Cancelled,
     DeadlineExceeded,
     ErrorBody,
+    Forbidden,
     IncompleteResult,
     PeerUnavailable,
     SynDBError,
     Unauthenticated,
+    Unavailable,
 )
 
 
@@ -40,10 +45,25 @@ def end_rows(metadata: pa.Buffer | None) -> int | None:
     return int(record["rows"])
 
 
+_KINDS = (
+    (Unauthenticated, flight.FlightUnauthenticatedError),
+    (Forbidden, flight.FlightUnauthorizedError),
+    (Cancelled, flight.FlightCancelledError),
+    (DeadlineExceeded, flight.FlightTimedOutError),
+    (Unavailable, flight.FlightUnavailableError),
+)
+
+
 def to_flight(error: SynDBError) -> flight.FlightError:
-    """Our error as Flight carries it."""
-    kind = flight.FlightUnauthenticatedError if isinstance(error, Unauthenticated) else flight.FlightServerError
-    return kind(error.message, error.to_body().model_dump_json().encode())
+    """Our error as Flight carries it: the nearest of Flight's own, whose text has our hint and code too."""
+    kind = next((theirs for ours, theirs in _KINDS if isinstance(error, ours)), flight.FlightServerError)
+    hint = f" ({error.hint})" if error.hint else ""
+    return kind(f"{error.message}{hint} [{error.code}]", error.to_body().model_dump_json().encode())
+
+
+def to_json(answer: BaseModel | dict[str, Any]) -> bytes:
+    """An answer of ours as it goes over the wire."""
+    return answer.model_dump_json().encode() if isinstance(answer, BaseModel) else json.dumps(answer).encode()
 
 
 def from_flight(error: pa.ArrowException) -> SynDBError:

@@ -12,6 +12,7 @@ class Right(StrEnum):
     """What a token may be good for; on the wire and in the store these are its ``scopes``."""
 
     QUERY = "query"
+    UPLOAD = "upload"
     FEDERATION = "federation"
     ADMIN = "admin"
     EVERYTHING = "*"

@@ -21,8 +21,8 @@ import trio
 
 from actors.directory import Cluster, Directory, Standing, is_replica, owned
 from actors.runtime import ActorError, ActorRef
-from syndb_common.errors import DeadlineExceeded, PeerUnavailable, SynDBError, Unavailable
-from syndb_common.flight.settings import TLS_NAME
+from syndb_common.errors import ConfigError, DeadlineExceeded, PeerUnavailable, SynDBError, Unavailable
+from syndb_common.flight.tls import server_name
 from syndb_common.messages import HealthPing, HealthReport
 from syndb_common.syql import Scope
 from syndb_common.tables.versions import PublishedVersion
@@ -182,14 +182,16 @@ class Checks:
         place = address.netloc
         try:
             context = ssl.create_default_context(cadata=cluster.dial.flight_certificate)
-        except (ssl.SSLError, ValueError) as error:
+            name = server_name(cluster.dial.flight_certificate)
+        except (ssl.SSLError, ValueError, ConfigError) as error:
             raise Unavailable(f"the certificate that the node registered is none: {error}") from error
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it is pinned itself, whoever has signed it
         context.set_alpn_protocols(["h2"])
         try:
             with trio.fail_after(FLIGHT_SECONDS):
                 stream = await trio.open_tcp_stream(address.hostname or "", address.port or 0)
                 try:
-                    await trio.SSLStream(stream, context, server_hostname=TLS_NAME).do_handshake()
+                    await trio.SSLStream(stream, context, server_hostname=name).do_handshake()
                 finally:
                     await trio.aclose_forcefully(stream)
         except (trio.TooSlowError, OSError, trio.BrokenResourceError) as error:

@@ -1,0 +1,133 @@
+"""Queries that come by Flight: run as jobs of the daemon, their results offered in parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+from uuid import UUID
+
+import pyarrow as pa
+from pyarrow import flight
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from syndb_common.engine.offers import Offers
+from syndb_common.errors import InvalidRequest
+from syndb_common.flight import sql
+from syndb_common.flight.access import ADMIN, ASK_SECONDS, QUERY, Caller
+from syndb_common.flight.requests import parse
+from syndb_common.flight.stored import parts_of
+
+RUN_SECONDS = 3600.0
+"""How long a client may wait for a query. A longer one is submitted over HTTP and fetched by its ``job_id``."""
+
+MAX_TEXT = 100_000
+"""Characters of a query, as over HTTP."""
+
+
+class Command(BaseModel):
+    """A query to run, as POST /v1/syql/exec takes it, or a job that has completed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    query: str | None = Field(None, min_length=1, max_length=MAX_TEXT)
+    scope: Literal["local", "remote", "federation"] | None = None
+    cluster_ids: tuple[UUID, ...] | None = Field(None, max_length=1000)
+    require: Literal["any", "all"] = "any"
+    job_id: UUID | None = None
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Command:
+        if (self.query is None) == (self.job_id is None):
+            raise ValueError("name either a query or a job_id")
+        return self
+
+
+class Queries:
+    """Runs queries for callers and offers what they return.
+
+    Args:
+        ask: asks the daemon.
+        offers: where results wait.
+    """
+
+    def __init__(self, ask: Callable[..., dict[str, Any]], offers: Offers) -> None:
+        self._ask = ask
+        self._offers = offers
+
+    def info(self, caller: Caller, descriptor: flight.FlightDescriptor, gone: Callable[[], bool]) -> flight.FlightInfo:
+        """Where the result of a descriptor's command waits, in parts, once the query has run.
+
+        Raises:
+            Cancelled: ``gone``, that is the client left; the job is cancelled too.
+            SynDBError: the query was refused or failed.
+        """
+        caller.require(QUERY)
+        content = descriptor.command or b""
+        command = sql.parse(content)
+        if isinstance(command, sql.SqlInfo):
+            return flight.FlightInfo(sql.SQL_INFO_SCHEMA, descriptor, [flight.FlightEndpoint(content, [])])
+        asked = Command(query=_bounded(command.text)) if command is not None else _command(content)
+        answer = self._run(caller, asked, gone)
+        parts = parts_of(Path(answer["path"]))
+        tickets = self._offers.make_all(parts, caller.digest)
+        return flight.FlightInfo(
+            parts[0].schema,
+            descriptor,
+            [flight.FlightEndpoint(ticket, []) for ticket in tickets],
+            answer["rows"],
+            answer["bytes"],
+            True,
+            json.dumps(answer["about"]).encode(),
+        )
+
+    def status(self, caller: Caller, job_id: UUID) -> bytes:
+        """How a job of the caller's is."""
+        return self._job("status", caller, job_id)
+
+    def cancel(self, caller: Caller, job_id: UUID) -> bytes:
+        """Stop a job of the caller's."""
+        return self._job("cancel", caller, job_id)
+
+    def _run(self, caller: Caller, command: Command, gone: Callable[[], bool]) -> dict[str, Any]:
+        if command.job_id is not None:
+            return self._ask("result", ASK_SECONDS, job_id=str(command.job_id), owner=_owner(caller))
+        return self._ask(
+            "run",
+            RUN_SECONDS,
+            gone=gone,
+            owner=caller.id,
+            query=command.query,
+            scope=command.scope,
+            cluster_ids=None if command.cluster_ids is None else [str(each) for each in command.cluster_ids],
+            require=command.require,
+        )
+
+    def _job(self, what: str, caller: Caller, job_id: UUID) -> bytes:
+        caller.require(QUERY)
+        return json.dumps(self._ask(what, ASK_SECONDS, job_id=str(job_id), owner=_owner(caller))).encode()
+
+
+def sql_info(ticket: bytes) -> pa.Table | None:
+    """The table that a ticket made of ``CommandGetSqlInfo`` asks for; None for every other ticket."""
+    command = sql.parse(ticket)
+    return command.table() if isinstance(command, sql.SqlInfo) else None
+
+
+def _owner(caller: Caller) -> str | None:
+    """Whose jobs the caller may see; None for everybody's."""
+    return None if caller.may(ADMIN) else caller.id
+
+
+def _command(content: bytes) -> Command:
+    """A command that is not of Flight SQL: JSON, or the text of a query."""
+    if content.lstrip()[:1] == b"{":
+        return parse(Command, content, max_bytes=8 * MAX_TEXT)
+    return Command(query=_bounded(sql.text(content)))
+
+
+def _bounded(text: str) -> str:
+    if not 1 <= len(text) <= MAX_TEXT:
+        raise InvalidRequest(f"a query has 1 to {MAX_TEXT} characters", hint="write SyQL as the descriptor's command")
+    return text

@@ -1,0 +1,272 @@
+"""Queries that come by Flight, from our own client, plain pyarrow and ADBC: rows in parts, or an error with our code."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import adbc_driver_manager
+import pyarrow as pa
+import pytest
+import trio
+from adbc_driver_flightsql import DatabaseOptions, dbapi
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import flight
+
+from syndb_common.errors import Forbidden, InvalidRequest, NotFound, NotSupported, Unauthenticated, UnknownName
+from syndb_common.flight import sql
+from syndb_common.flight.stored import PARTS, parts_of
+from syndb_common.flight.wire import from_flight
+from tests.syndb_common.flight.served import Served, served
+
+ROWS = 1_500_000
+READER, OTHER, UPLOADER = "reader-secret", "other-secret", "uploader-secret"
+RIGHTS = {READER: ["query"], OTHER: ["query"], UPLOADER: ["upload"]}
+
+
+class _Daemon:
+    """Stands for a hub: three users, and queries of which each has its own outcome."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[dict[str, Any]] = []
+        self.cancelled = threading.Event()
+        self.job_id = str(uuid4())
+        folder.mkdir()
+        for name, rows in (("large", ROWS), ("small", 3), ("empty", 0)):
+            self._write(name, pa.table({"n": pa.array(range(rows), pa.int64()), "text": pa.repeat("x" * 12, rows)}))
+
+    def _write(self, name: str, table: pa.Table) -> None:
+        with pa.ipc.new_file(str(self.folder / f"{name}.arrow"), table.schema) as writer:
+            writer.write_table(table, max_chunksize=65_536)
+
+    async def authenticate(self, *, secret: str) -> dict[str, Any]:
+        if secret not in RIGHTS:
+            raise Unauthenticated("the token is not valid")
+        return {"id": secret.partition("-")[0], "rights": RIGHTS[secret]}
+
+    async def run(self, **facts: Any) -> dict[str, Any]:
+        self.asked.append(facts)
+        if facts["query"] == "for ever":
+            try:
+                await trio.sleep_forever()
+            finally:
+                self.cancelled.set()
+        return self._found(facts["query"])
+
+    def _found(self, name: str) -> dict[str, Any]:
+        file = self.folder / f"{name}.arrow"
+        if not file.exists():
+            raise UnknownName(f"unknown table {name}", hint="did you mean neurons?")
+        about = {"job_id": self.job_id, "complete": True}
+        return {"path": str(file), "rows": -1, "bytes": file.stat().st_size, "about": about}
+
+    async def result(self, *, job_id: str, owner: str) -> dict[str, Any]:
+        return self._found("small")
+
+    async def status(self, *, job_id: str, owner: str) -> dict[str, Any]:
+        return {"job_id": job_id, "status": "running", "owner": owner}
+
+    async def cancel(self, *, job_id: str, owner: str) -> dict[str, Any]:
+        return {"job_id": job_id, "status": "cancelled", "owner": owner}
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> _Daemon:
+    return _Daemon(tmp_path_factory.mktemp("daemon") / "results")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, daemon: _Daemon) -> Iterator[Served]:
+    names = ("authenticate", "run", "result", "status", "cancel")
+    answers = {name: getattr(daemon, name) for name in names}
+    with served(tmp_path_factory.mktemp("engine"), answers=answers, results=daemon.folder) as found:
+        yield found
+
+
+def _info(server: Served, command: str | bytes, secret: str = READER, seconds: float = 30) -> flight.FlightInfo:
+    with server.client() as client:
+        return client.get_flight_info(flight.FlightDescriptor.for_command(command), server.options(secret, seconds))
+
+
+def _read(server: Served, info: flight.FlightInfo, secret: str = READER) -> pa.Table:
+    with server.client() as client:
+        parts = [client.do_get(each.ticket, server.options(secret)).read_all() for each in info.endpoints]
+    return pa.concat_tables(parts)
+
+
+def _adbc(server: Served, secret: str = READER, **more: str) -> Any:
+    options = {DatabaseOptions.TLS_ROOT_CERTS.value: server.certificate, **more}
+    if secret:
+        options[DatabaseOptions.AUTHORIZATION_HEADER.value] = f"Bearer {secret}"
+    return dbapi.connect(server.location.replace("127.0.0.1", "localhost"), db_kwargs=options, autocommit=True)
+
+
+def test_a_large_result_comes_in_ordered_parts_that_are_the_whole(server: Served) -> None:
+    info = _info(server, "large")
+    assert (len(info.endpoints), info.ordered) == (PARTS, True)
+    assert json.loads(info.app_metadata)["complete"]
+    assert _read(server, info)["n"].to_pylist() == list(range(ROWS))
+
+
+def test_parts_are_read_side_by_side(server: Served) -> None:
+    info = _info(server, "large")
+    found: dict[int, pa.Table] = {}
+    with server.client() as client:
+
+        def read(index: int) -> None:
+            found[index] = client.do_get(info.endpoints[index].ticket, server.options(READER)).read_all()
+
+        threads = [threading.Thread(target=read, args=(index,)) for index in range(PARTS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert pa.concat_tables([found[index] for index in range(PARTS)])["n"].to_pylist() == list(range(ROWS))
+
+
+@pytest.mark.parametrize(("query", "rows"), [("small", 3), ("empty", 0)])
+def test_a_small_result_is_one_part_with_its_columns(server: Served, query: str, rows: int) -> None:
+    info = _info(server, query)
+    assert len(info.endpoints) == 1
+    table = _read(server, info)
+    assert (table.num_rows, table.column_names) == (rows, ["n", "text"])
+
+
+def test_each_part_is_for_whoever_asked_and_once(server: Served) -> None:
+    info = _info(server, "small")
+    for secret in (OTHER, UPLOADER, "unknown"):
+        with pytest.raises(flight.FlightError, match="unknown, was used already, is void or is not yours") as caught:
+            _read(server, info, secret)
+        assert isinstance(from_flight(caught.value), NotFound)
+    assert _read(server, info).num_rows == 3
+    with pytest.raises(flight.FlightError, match=r"was used already.*\[not_found\]"):
+        _read(server, info)
+
+
+def test_a_query_says_whose_data_it_is_for(server: Served, daemon: _Daemon) -> None:
+    cluster = uuid4()
+    command = {"query": "small", "scope": "remote", "cluster_ids": [str(cluster)], "require": "all"}
+    _info(server, json.dumps(command))
+    assert daemon.asked[-1] == {**command, "owner": "reader"}
+
+
+def test_a_completed_job_is_read_with_fresh_tickets(server: Served, daemon: _Daemon) -> None:
+    assert _read(server, _info(server, json.dumps({"job_id": daemon.job_id}))).num_rows == 3
+
+
+@pytest.mark.parametrize(
+    ("command", "secret", "error"),
+    [
+        ("nonsense", READER, UnknownName),
+        ("", READER, InvalidRequest),
+        ("x" * 100_001, READER, InvalidRequest),
+        (b"\xff", READER, InvalidRequest),
+        ("{}", READER, InvalidRequest),
+        ('{"query": "small", "limit": 1}', READER, InvalidRequest),
+        ("small", "unknown", Unauthenticated),
+        ("small", UPLOADER, Forbidden),
+    ],
+)
+def test_what_is_refused_says_why_with_our_code(
+    server: Served, command: str | bytes, secret: str, error: type[Exception]
+) -> None:
+    with pytest.raises(flight.FlightError) as caught:
+        _info(server, command, secret)
+    assert type(from_flight(caught.value)) is error
+    assert f"[{from_flight(caught.value).code}]" in str(caught.value)
+
+
+def test_a_client_that_leaves_ends_its_query(server: Served, daemon: _Daemon) -> None:
+    daemon.cancelled.clear()
+    with pytest.raises(flight.FlightTimedOutError):
+        _info(server, "for ever", seconds=1)
+    assert daemon.cancelled.wait(10)
+
+
+def test_status_and_cancel_are_about_the_jobs_of_the_caller(server: Served, daemon: _Daemon) -> None:
+    body = json.dumps({"query_id": daemon.job_id}).encode()
+    with server.client() as client:
+        for name, status in (("status", "running"), ("cancel", "cancelled")):
+            (answer,) = client.do_action(flight.Action(name, body), server.options(READER))
+            assert json.loads(answer.body.to_pybytes()) == {
+                "job_id": daemon.job_id,
+                "status": status,
+                "owner": "reader",
+            }
+
+
+def test_adbc_runs_a_statement_and_gets_all_parts(server: Served) -> None:
+    with _adbc(server) as connection, connection.cursor() as cursor:
+        cursor.execute("large")
+        table = cursor.fetch_arrow_table()
+    assert sorted(table["n"].to_pylist()) == list(range(ROWS))
+
+
+def test_adbc_gets_the_columns_of_an_empty_result(server: Served) -> None:
+    with _adbc(server) as connection, connection.cursor() as cursor:
+        cursor.execute("empty")
+        assert cursor.fetch_arrow_table().column_names == ["n", "text"]
+
+
+def test_adbc_is_told_what_is_wrong_with_a_statement(server: Served) -> None:
+    with _adbc(server) as connection, connection.cursor() as cursor:
+        with pytest.raises(adbc_driver_manager.Error, match=r"did you mean neurons\?.*syql_unknown_name"):
+            cursor.execute("nonsense")
+        cursor.execute("small")
+        assert cursor.fetchall() == [(0, "x" * 12), (1, "x" * 12), (2, "x" * 12)]
+
+
+def test_adbc_knows_the_server_by_name_and_version(server: Served) -> None:
+    with _adbc(server) as connection:
+        assert connection.adbc_get_info()["vendor_name"] == "SynDB"
+
+
+def test_a_client_that_knows_only_passwords_gives_the_token_as_one(server: Served) -> None:
+    with _adbc(server, "", username="anybody", password=READER) as connection, connection.cursor() as cursor:
+        cursor.execute("small")
+        assert cursor.fetch_arrow_table().num_rows == 3
+    with pytest.raises(adbc_driver_manager.Error, match=r"\[unauthenticated\]"):
+        with _adbc(server, "", username="anybody", password="wrong") as connection, connection.cursor() as cursor:
+            cursor.execute("small")
+    with server.client() as client:
+        header = client.authenticate_basic_token("anybody", READER)
+        assert header == (b"authorization", f"Bearer {READER}".encode())
+
+
+def test_other_commands_of_flight_sql_are_refused_by_name(server: Served) -> None:
+    name = b"type.googleapis.com/arrow.flight.protocol.sql.CommandGetTables"
+    any_of = bytes([10, len(name)]) + name + bytes([18, 0])
+    with pytest.raises(flight.FlightError, match="CommandGetTables is not understood") as caught:
+        _info(server, any_of)
+    assert isinstance(from_flight(caught.value), NotSupported)
+
+
+@given(st.binary(max_size=200))
+def test_damaged_flight_sql_is_refused_and_nothing_worse(content: bytes) -> None:
+    whole = b"\nCtype.googleapis.com/arrow.flight.protocol.sql.CommandStatementQuery\x12"
+    try:
+        found = sql.parse(whole + content)
+    except (InvalidRequest, NotSupported):
+        return
+    assert isinstance(found, sql.Statement | sql.SqlInfo)
+
+
+@given(batches=st.integers(0, 40), rows=st.integers(0, 20), least=st.integers(1, 10_000))
+def test_parts_of_a_file_are_all_of_it_in_order(batches: int, rows: int, least: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "result.arrow"
+        schema = pa.schema([("n", pa.int64())])
+        with pa.ipc.new_file(str(path), schema) as writer:
+            for index in range(batches):
+                writer.write_batch(pa.record_batch([pa.array([index] * rows, pa.int64())], schema=schema))
+        parts = parts_of(path, least_bytes=least)
+        found = [batch.column(0)[0].as_py() for part in parts for batch in part.read() if batch.num_rows]
+    assert 1 <= len(parts) <= PARTS
+    assert found == (list(range(batches)) if rows else [])
