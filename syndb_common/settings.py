@@ -100,7 +100,7 @@ RelayAddress = Annotated[str, AfterValidator(_relay_address)]
 Network = Annotated[str, AfterValidator(_network)]
 """A network in CIDR notation, or one IP address."""
 
-S = TypeVar("S", bound=FileSettings)
+S = TypeVar("S", bound=Settings)
 
 
 def load(model: type[S], path: Path, environ: Mapping[str, str] | None = None) -> S:

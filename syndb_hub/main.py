@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from syndb_hub.commands import invitations, key, ontology, password, setup, tokens
+from syndb_hub.commands import engine, invitations, key, ontology, password, setup, tokens
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +24,7 @@ app.add_typer(password.app, name="password")
 app.add_typer(key.app, name="key")
 app.add_typer(tokens.app, name="token")
 app.add_typer(ontology.app, name="ontology")
+app.add_typer(engine.app, name="engine")
 
 
 def _show_version(wanted: bool) -> None:

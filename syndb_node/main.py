@@ -15,12 +15,14 @@ from syndb_common.errors import ConfigError, InvalidRequest
 from syndb_common.node_settings import NodeSettings
 from syndb_common.settings import load
 from syndb_common.tracing import export_traces
+from syndb_node import engine_commands
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="The daemon of one institution in a SynDB federation. `init` writes its configuration.",
 )
+app.add_typer(engine_commands.app, name="engine")
 
 Config = Annotated[Path, typer.Option("--config", help="Configuration file.", envvar="SYNDB_NODE_CONFIG")]
 

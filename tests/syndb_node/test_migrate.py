@@ -1,0 +1,124 @@
+"""``syndb-node engine migrate``: every published version is on the server, verified, also after interruptions."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.published import versions
+from syndb_common.engine.settings import Server
+from syndb_common.tables.versions import PublishedVersion
+from tests.syndb_common.engine.bridging import bridged
+from tests.syndb_node.stopped_node import ALL, command_words, run_command, stopped_node
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of a stopped node with three versions of two data sets."""
+    return stopped_node(tmp_path_factory.mktemp("node"))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A ClickHouse server that holds nothing."""
+    with bridged(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def words(node: Path, server: Server, tmp_path: Path) -> list[str]:
+    """The words of the command."""
+    password = tmp_path / "password"
+    password.write_text(f"{server.password}\n")
+    found = ["engine", "migrate", "--config", str(node), "--to", server.url, "--user", server.user]
+    return [*found, "--password-file", str(password)]
+
+
+def _on(server: Server | None, path: Path | None, sql: str) -> tuple[list[PublishedVersion], list[dict[str, Any]]]:
+    """What an engine has published, and the answer to a query."""
+    found: list[Any] = []
+
+    async def look() -> None:
+        engine = EmbeddedEngine(path, server=server)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.run)
+            found.append(await versions(engine))
+            found.append((await engine.query(sql)).table.to_pylist())
+            nursery.cancel_scope.cancel()
+
+    trio.run(look)
+    return found[0], found[1]
+
+
+NEURONS = "SELECT * EXCEPT (cid, dataset_id) FROM syndb.neurons WHERE version = 2 ORDER BY source_id"
+
+
+def test_all_versions_are_copied_and_the_setting_to_change_is_said(
+    node: Path, server: Server, words: list[str]
+) -> None:
+    done = run_command("syndb-node", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("copied, its content hash is right") == len(ALL)
+    section = done.stdout.splitlines()
+    assert section[:3] == ["[engine]", 'kind = "server"', f'url = "{server.url}"']
+    assert server.password not in done.stdout + done.stderr
+
+    on_server = _on(server, None, NEURONS)
+    assert sorted((v.metadata.dataset, v.version) for v in on_server[0]) == ALL
+    assert on_server == _on(None, node.parent / "data" / "engine", NEURONS)
+
+
+def test_a_copy_that_is_killed_shows_whole_versions_only_and_goes_on_where_it_was(
+    server: Server, words: list[str]
+) -> None:
+    with subprocess.Popen(command_words("syndb-node", *words), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any(line.startswith("1 of 3") for line in process.stderr)
+        os.kill(process.pid, signal.SIGKILL)
+    before = _on(server, None, "SELECT 1 AS one")[0]
+    assert 1 <= len(before) <= len(ALL)
+
+    done = run_command("syndb-node", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("is there already, its content hash is right") == len(before)
+    assert sorted((v.metadata.dataset, v.version) for v in _on(server, None, "SELECT 1 AS one")[0]) == ALL
+
+
+def test_other_content_on_the_server_is_left_alone(server: Server, words: list[str]) -> None:
+    assert run_command("syndb-node", *words).returncode == 0
+
+    async def change() -> None:
+        engine = EmbeddedEngine(None, server=server)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.run)
+            await engine.execute(
+                "ALTER TABLE syndb.neurons UPDATE name = 'changed' WHERE version = 2 SETTINGS mutations_sync = 2"
+            )
+            nursery.cancel_scope.cancel()
+
+    trio.run(change)
+    done = run_command("syndb-node", *words)
+    assert done.returncode == 10
+    assert "version 2 of worm is damaged" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "said"),
+    [
+        ("http://127.0.0.1:9", 10, "cannot be reached"),
+        ("127.0.0.1:9", 2, "write http://host:port or https://host:port"),
+    ],
+)
+def test_a_server_that_is_not_there_is_named(node: Path, url: str, code: int, said: str) -> None:
+    done = run_command("syndb-node", "engine", "migrate", "--config", node, "--to", url)
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
