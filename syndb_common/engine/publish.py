@@ -1,8 +1,10 @@
 """Uploads: staging tables of their own, checks, and publication as one new version of a data set.
 
-Rows are appended to staging tables that nobody queries. Publishing checks them, puts the partition
-``(dataset_id, version)`` of every table in place, then writes one row into ``dataset_versions``: that row is the
-commit. Whatever a crash leaves without such a row is dropped at the next start (:meth:`Uploads.recover`).
+Rows are appended to staging tables that nobody queries. Each carries a mark, the number of its stream and of its batch,
+and one insert is one part of ClickHouse, which is there or not: the staged rows themselves say what was stored, also
+after a crash. Publishing checks them, takes the marks off, puts the partition ``(dataset_id, version)`` of every table
+in place, then writes one row into ``dataset_versions``: that row is the commit. Whatever a crash leaves without such
+a row is dropped at the next start (:meth:`Uploads.recover`); staging stays, and its client goes on.
 """
 
 # ruff: noqa: S608 - names come from the data model, ids are UUIDs
@@ -11,46 +13,41 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import pyarrow as pa
 from pydantic import ValidationError
 
-from syndb_common.engine.checks import ROW_ID, check_rows, content_hash
-from syndb_common.engine.interface import Limits
+from syndb_common.engine.checks import check_rows, content_hash
+from syndb_common.engine.deletion import Deletions
+from syndb_common.engine.groups import Gathering, Item
+from syndb_common.engine.records import LIMITS, Change, Records, UploadRecord
 from syndb_common.engine.rows import RowShape
+from syndb_common.engine.staging import STAGING, Staged, StagedStream
 from syndb_common.engine.work import Keeper, Work
 from syndb_common.errors import Conflict, DataError, NotFound, SynDBError, TooManyRequests
-from syndb_common.flight.uploads import Begin, PublishResult
+from syndb_common.flight.uploads import Begin, PublishResult, UploadStatus
 from syndb_common.tables.identity import dataset_id
 from syndb_common.tables.model import DATABASE, TABLES
 from syndb_common.tables.versions import DatasetMetadata
 
-STAGING = "syndb_staging"
-LEASE_SECONDS = 15.0
+LEASE_SECONDS: Final = 15.0
 """An upload that sends nothing for this long may be taken over by a new one: its client is gone."""
-MAX_UPLOADS = 16
-_LIMITS = Limits(seconds=3600.0, memory_bytes=8 * 1024**3)
+ABANDONED_SECONDS: Final = 24 * 3600.0
+"""An upload that sends nothing for this long is dropped, and the outcome of a published one forgotten."""
+SWEEP_SECONDS: Final = 60.0
+MAX_UPLOADS: Final = 16
+MAX_STREAMS: Final = 10_000
+"""Streams of one upload, over its whole life."""
+OWNER: Final = "owner"
+"""Who acts with the owner's token, in the audit."""
 
-
-class _Upload:
-    def __init__(self, begin: Begin) -> None:
-        self.id = uuid4()
-        self.begin = begin
-        self.version = 0
-        self.streams = 0
-        self.publishing = False
-        self.touched = time.monotonic()
-
-    @property
-    def abandoned(self) -> bool:
-        return not self.streams and not self.publishing and time.monotonic() - self.touched > LEASE_SECONDS
-
-    def staging(self, table: str) -> str:
-        return f"{STAGING}.u{self.id.hex}_{table}"
+Stored = Callable[[int, int], None]
+"""Told number and rows of every batch that is durable."""
 
 
 class Uploads:
@@ -58,108 +55,234 @@ class Uploads:
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
-        self._uploads: dict[UUID, _Upload] = {}
+        self._records = Records(keeper)
+        self._uploads: dict[UUID, Staged] = {}
         self._lock = threading.Lock()
         self._publishing = threading.Lock()
+        self.deletions = Deletions(keeper, self._records)
         self.published = 0
 
     def recover(self) -> None:
-        """Drop all staging and every partition without a commit row: what a crash left behind."""
-        with self._keeper.working(_LIMITS) as work:
-            work.run(f"DROP DATABASE IF EXISTS {STAGING} SYNC")
-            work.run(f"CREATE DATABASE {STAGING}")
-        self._drop_uncommitted()
+        """Take up the uploads under way; drop partitions without a commit row, and staging without an upload."""
+        with self._keeper.working(LIMITS) as work:
+            work.run(f"CREATE DATABASE IF NOT EXISTS {STAGING}")
+        self._records.prepare()
+        if self._records.read(
+            f"SELECT 1 FROM system.tables WHERE database = '{DATABASE}' AND name = 'dataset_versions'"
+        ):
+            self.deletions.recover()
+            self._drop_uncommitted()
+        tables = {row["name"] for row in self._records.read(_STAGED)}
+        lost = []
+        for upload_id, record in self._records.uploads().items():
+            upload = Staged(self._keeper, upload_id, record)
+            if record.state == "publishing" and self._was_committed(upload):
+                self._finish(upload)
+            if upload.record.state != "published" and not upload.survived(tables):
+                lost.append(upload_id)
+                continue
+            self._uploads[upload_id] = upload
+            if upload.record.state != "published":
+                tables -= set(upload.tables().values())
+        with self._keeper.working(LIMITS) as work:
+            for table in tables:
+                work.run(f"DROP TABLE IF EXISTS {STAGING}.{table} SYNC")
+        self._records.forget(lost)
+        threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
+
+    def _was_committed(self, upload: Staged) -> bool:
+        result, newest = upload.record.result, self._newest(upload.record.begin.dataset_id)
+        return bool(
+            result and newest and (newest["version"], newest["content_hash"]) == (result.version, result.content_hash)
+        )
+
+    def _sweep(self) -> None:
+        while True:
+            time.sleep(SWEEP_SECONDS)
+            with suppress(SynDBError):
+                self.drop_abandoned()
+
+    def drop_abandoned(self, seconds: float = ABANDONED_SECONDS) -> None:
+        """Drop the uploads that nobody has touched for so long."""
+        with self._lock:
+            idle = [upload.id for upload in self._uploads.values() if upload.idle > seconds]
+        for upload_id in idle:
+            self.abort(upload_id)
 
     def _drop_uncommitted(self) -> None:
         names = ", ".join(f"'{name}'" for name in TABLES)
-        if not self._rows(f"SELECT 1 FROM system.tables WHERE database = '{DATABASE}' AND name = 'dataset_versions'"):
-            return
-        stray = self._rows(
+        stray = self._records.read(
             f"SELECT DISTINCT table, partition_id FROM system.parts WHERE active AND database = '{DATABASE}' "
             f"AND table IN ({names}) AND partition NOT IN "
             f"(SELECT toString((dataset_id, version)) FROM {DATABASE}.dataset_versions)"
         )
-        with self._keeper.working(_LIMITS) as work:
+        with self._keeper.working(LIMITS) as work:
             for row in stray:
                 work.run(f"ALTER TABLE {DATABASE}.{row['table']} DROP PARTITION ID '{row['partition_id']}'")
 
     def begin(self, begin: Begin) -> UUID:
-        """Start an upload and return its id.
+        """Start an upload and return its id; the same ``key`` finds the upload it started before.
 
         Raises:
             DataError: a table does not exist.
-            Conflict: the data set is being uploaded already, or its name belongs to another.
+            Conflict: the data set is being uploaded already, its name belongs to another, or the key to another
+                upload.
         """
         unknown = set(begin.tables) - set(TABLES)
         if unknown:
             raise DataError(f"unknown table {', '.join(sorted(unknown))[:200]}", hint=f"tables are {', '.join(TABLES)}")
         self._check_name(begin)
-        upload = _Upload(begin)
+        upload = Staged(self._keeper, uuid4(), UploadRecord(begin=begin, version=0))
         with self._lock:
-            gone = [other for other in self._uploads.values() if other.abandoned]
-            for other in gone:
-                del self._uploads[other.id]
-            if any(other.begin.dataset_id == begin.dataset_id for other in self._uploads.values()):
+            if (same := self._of_key(begin)) is not None:
+                return same
+            others = [each for each in self._uploads.values() if each.record.state != "published"]
+            gone = [other for other in others if other.idle > LEASE_SECONDS and other.begun_for(begin.dataset_id)]
+            if any(other.begun_for(begin.dataset_id) and other not in gone for other in others):
                 raise Conflict(
                     f"data set {begin.metadata.dataset} is being uploaded already",
                     hint=f"wait until that ends, or {LEASE_SECONDS:.0f} seconds if it was interrupted",
                 )
-            if len(self._uploads) >= MAX_UPLOADS:
+            if len(others) - len(gone) >= MAX_UPLOADS:
                 raise TooManyRequests(f"{MAX_UPLOADS} uploads are going on", hint="wait until one ends")
+            upload.enter()
             self._uploads[upload.id] = upload
-        for other in gone:
-            self._drop_staging(other)
         try:
-            upload.version = _number(self._newest(begin.dataset_id)) + 1
-            self._create_staging(upload)
+            for other in gone:
+                self.abort(other.id)
+            upload.update(version=self._last_number(begin.dataset_id) + 1)
+            upload.create()
+            self._records.save(upload.id, upload.record)
         except SynDBError:
             self.abort(upload.id)
             raise
+        finally:
+            upload.leave()
         return upload.id
 
-    def _create_staging(self, upload: _Upload) -> None:
-        dataset = upload.begin.dataset_id
-        with self._keeper.working(_LIMITS) as work:
-            for table in set(upload.begin.tables):
-                staging = upload.staging(table)
-                work.run(f"CREATE TABLE {staging} AS {DATABASE}.{table}")
-                work.run(
-                    f"ALTER TABLE {staging} MODIFY COLUMN dataset_id UUID DEFAULT toUUID('{dataset}'), "
-                    f"MODIFY COLUMN version UInt32 DEFAULT {upload.version}, "
-                    f"MODIFY COLUMN cid UUID DEFAULT {ROW_ID.format(namespace=dataset.hex, table=table)}"
-                )
+    def _of_key(self, begin: Begin) -> UUID | None:
+        for upload in self._uploads.values():
+            if begin.key is not None and upload.record.begin.key == begin.key:
+                if upload.record.begin != begin:
+                    raise Conflict("this key belongs to an upload of something else", hint="use a fresh UUID as key")
+                upload.touch()
+                return upload.id
+        return None
 
-    def append(self, upload_id: UUID, table: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
-        """Add rows to one table of an upload; when that fails the whole upload is dropped.
+    def append(
+        self,
+        upload_id: UUID,
+        table: str,
+        stream_id: UUID | None,
+        schema: pa.Schema,
+        incoming: Iterable[tuple[int | None, pa.RecordBatch]],
+        stored: Stored = lambda seq, rows: None,
+    ) -> int:
+        """Add rows to one table of an upload, and return how many were durable when the connection ended.
+
+        ``incoming`` are numbers and batches. A stream whose batches have no numbers has no ``stream_id``, and when
+        it breaks off the upload is dropped; it is dropped as well when rows do not fit.
 
         Raises:
             DataError: the rows do not fit the table.
+            Conflict: a batch is missing before this one, or the stream goes on in another connection.
+        """
+        resumable = stream_id is not None
+        shape_table = TABLES.get(table)
+        with self._lock:
+            upload = self._get(upload_id)
+            if upload.record.state != "open" or shape_table is None or table not in upload.record.begin.tables:
+                raise Conflict(f"this upload takes no rows for {table[:100]}")
+            upload.enter(sending=True)
+        try:
+            shape = RowShape(shape_table, schema)
+            stream, turn = self._stream(upload, stream_id or uuid4(), table, shape, resumable=resumable)
+            return self._store(upload, stream, turn, shape, incoming, stored)
+        except BaseException as error:
+            if not resumable or isinstance(error, DataError):
+                self.abort(upload_id)
+            raise
+        finally:
+            upload.leave(sending=True)
+
+    def _stream(
+        self, upload: Staged, stream_id: UUID, table: str, shape: RowShape, *, resumable: bool
+    ) -> tuple[StagedStream, int]:
+        with upload.changing:
+            stream = upload.streams.get(stream_id)
+            if stream is None:
+                if len(upload.streams) >= MAX_STREAMS:
+                    raise TooManyRequests(f"an upload has at most {MAX_STREAMS} streams", hint="use fewer streams")
+                stream = upload.add(stream_id, table, resumable=resumable, ids=shape.brings_ids)
+                self._records.save(upload.id, upload.record)
+            elif (stream.record.table, stream.record.ids) != (table, shape.brings_ids):
+                raise Conflict(f"this stream is one of {stream.record.table}, with other columns")
+            return stream, stream.take_over()
+
+    def _store(
+        self,
+        upload: Staged,
+        stream: StagedStream,
+        turn: int,
+        shape: RowShape,
+        incoming: Iterable[tuple[int | None, pa.RecordBatch]],
+        stored: Stored,
+    ) -> int:
+        def check() -> None:
+            stream.check(turn)
+            if upload.dropped:
+                raise NotFound(_GONE)
+
+        with stream.writing:
+            check()
+            following, rows = stream.position()
+        for group in Gathering(incoming, shape, following, rows).groups(check):
+            with stream.writing:
+                check()
+                fresh = [item for item in group if item.data is not None]
+                if fresh:
+                    self._insert(upload, stream, shape, fresh)
+            upload.touch()
+            for item in group:
+                stored(item.seq, item.rows)
+        with stream.writing:
+            return stream.position()[1]
+
+    def _insert(self, upload: Staged, stream: StagedStream, shape: RowShape, items: list[Item]) -> None:
+        try:
+            stream.insert(shape.schema, items)
+        except SynDBError:
+            if upload.dropped:
+                raise NotFound(_GONE) from None
+            raise
+
+    def status(self, upload_id: UUID) -> UploadStatus:
+        """How far an upload is.
+
+        Raises:
+            NotFound: there is none.
         """
         with self._lock:
             upload = self._get(upload_id)
-            if upload.publishing or table not in upload.begin.tables:
-                raise Conflict(f"this upload takes no rows for {table[:100]}")
-            upload.streams += 1
+            upload.enter()
         try:
-            shape = RowShape(TABLES[table], schema)
-            with self._keeper.working(_LIMITS) as work:
-                return work.insert(upload.staging(table), shape.schema, (shape.fit(batch) for batch in batches))
-        except BaseException:
-            self.abort(upload_id)
-            raise
+            return upload.status()
         finally:
-            upload.streams -= 1
-            upload.touched = time.monotonic()
+            upload.leave()
 
     def abort(self, upload_id: UUID) -> None:
         """Drop an upload; nothing happens when there is none."""
         with self._lock:
             upload = self._uploads.pop(upload_id, None)
         if upload is not None:
-            self._drop_staging(upload)
+            upload.drop()
+            self._records.forget([upload_id])
 
-    def publish(self, upload_id: UUID) -> PublishResult:
-        """Check the upload and make it the newest version of its data set; afterwards it is gone, also on error.
+    def publish(self, upload_id: UUID, who: str = OWNER) -> PublishResult:
+        """Check the upload and make it the newest version of its data set.
+
+        Asked again it answers the same. Afterwards its rows are gone from staging, also when they break a rule;
+        after an error of the engine publishing may be asked for again.
 
         Raises:
             DataError: rows break a rule; the message has counts and examples, and nothing was published.
@@ -168,56 +291,117 @@ class Uploads:
         """
         with self._lock:
             upload = self._get(upload_id)
-            if upload.streams or upload.publishing:
+            if upload.sending:
                 raise Conflict("rows of this upload are still being sent")
-            upload.publishing = True
+            upload.update(state="publishing" if upload.record.state == "open" else upload.record.state)
+            upload.enter()
         try:
-            with self._publishing, self._keeper.working(_LIMITS) as work:
-                staging = {table: upload.staging(table) for table in TABLES if table in upload.begin.tables}
-                counts = check_rows(work, staging, upload.begin.dataset_id)
-                return self._commit(work, upload, counts, content_hash(work, staging))
-        finally:
+            with self._publishing:
+                if upload.record.result is None or upload.record.state != "published":
+                    self._publish(upload, who)
+        except (DataError, Conflict):
             self.abort(upload_id)
+            raise
+        finally:
+            upload.leave()
+        assert upload.record.result is not None, "it was published"
+        return upload.record.result
 
-    def _commit(self, work: Work, upload: _Upload, counts: dict[str, int], digest: str) -> PublishResult:
-        dataset, metadata = upload.begin.dataset_id, upload.begin.metadata
-        self._check_name(upload.begin)
-        newest = self._newest(dataset)
-        if newest and newest["content_hash"] == digest and _metadata(newest["metadata"]) == metadata:
+    def _publish(self, upload: Staged, who: str) -> None:
+        if upload.dropped:
+            raise NotFound(_GONE)
+        places = upload.places()
+        with self._keeper.working(LIMITS) as work:
+            counts = check_rows(work, places, upload.record.begin.dataset_id, upload.tables_with_ids())
+            digest = content_hash(work, places)
+            result = self._unchanged(upload, counts, digest)
+            if result is None:
+                result = PublishResult(
+                    version=upload.record.version, unchanged=False, row_counts=counts, content_hash=digest
+                )
+                upload.update(result=result)
+                self._records.save(upload.id, upload.record)  # a crash from here on knows what was meant
+                upload.take_marks_off(work, counts)
+                self._commit(work, upload, counts, digest)
+                self.published += 1
+                self._note(upload, result, who)
+        upload.update(result=result)
+        self._finish(upload)
+
+    def _finish(self, upload: Staged) -> None:
+        upload.update(state="published")
+        self._records.save(upload.id, upload.record)
+        upload.drop_tables()
+
+    def _note(self, upload: Staged, result: PublishResult, who: str) -> None:
+        begin = upload.record.begin
+        change = Change(
+            who=who,
+            what="published",
+            dataset_id=begin.dataset_id,
+            version=result.version,
+            dataset=begin.metadata.dataset,
+            content_hash=result.content_hash,
+            rows=sum(result.row_counts.values()),
+        )
+        self._records.note([change])
+
+    def _unchanged(self, upload: Staged, counts: dict[str, int], digest: str) -> PublishResult | None:
+        begin = upload.record.begin
+        self._check_name(begin)
+        newest = self._newest(begin.dataset_id)
+        if newest and newest["content_hash"] == digest and _metadata(newest["metadata"]) == begin.metadata:
             return PublishResult(version=newest["version"], unchanged=True, row_counts=counts, content_hash=digest)
-        if _number(newest) >= upload.version:  # what is published never changes
+        if (last := self._last_number(begin.dataset_id)) >= upload.record.version:  # what is published never changes
             raise Conflict(
-                f"version {_number(newest)} of {metadata.dataset} was published meanwhile",
+                f"version {last} of {begin.metadata.dataset} was published meanwhile",
                 hint="start the import again",
             )
-        schema_version = self._rows(f"SELECT max(version) AS version FROM {DATABASE}.schema_migrations")[0]["version"]
+        return None
+
+    def _commit(self, work: Work, upload: Staged, counts: dict[str, int], digest: str) -> None:
+        dataset, version = upload.record.begin.dataset_id, upload.record.version
+        schema_version = self._records.read(f"SELECT max(version) AS version FROM {DATABASE}.schema_migrations")
         row = {
             "dataset_id": str(dataset),
-            "version": upload.version,
-            "metadata": metadata.model_dump_json(),
+            "version": version,
+            "metadata": upload.record.begin.metadata.model_dump_json(),
             "row_counts": list(counts.items()),
             "content_hash": digest,
-            "schema_version": schema_version,
+            "schema_version": schema_version[0]["version"],
             "published_at": datetime.now(UTC),
         }
         try:
             for table in counts:
                 work.run(
-                    f"ALTER TABLE {DATABASE}.{table} REPLACE PARTITION (toUUID('{dataset}'), {upload.version}) "
-                    f"FROM {upload.staging(table)}"
+                    f"ALTER TABLE {DATABASE}.{table} REPLACE PARTITION (toUUID('{dataset}'), {version}) "
+                    f"FROM {upload.place(table)}"
                 )
             commit = pa.RecordBatch.from_pylist([row], schema=_COMMIT)
             work.insert(f"{DATABASE}.dataset_versions", _COMMIT, [commit])
         except SynDBError:
-            self._drop_uncommitted()
+            with suppress(SynDBError):  # the next start drops what is left
+                self._drop_uncommitted()
             raise
-        self.published += 1
-        return PublishResult(version=upload.version, unchanged=False, row_counts=counts, content_hash=digest)
+
+    def delete(self, dataset: UUID, version: int | None, who: str = OWNER) -> tuple[int, ...]:
+        """Delete one published version, or the whole data set with its uploads, and return the versions' numbers.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        with self._publishing:
+            deleted = self.deletions.delete(dataset, version, who)
+            with self._lock:
+                ended = [each.id for each in self._uploads.values() if each.begun_for(dataset)]
+            for upload_id in ended if version is None else ():
+                self.abort(upload_id)
+            return deleted
 
     def _check_name(self, begin: Begin) -> None:
         """Refuse a name that any version of another data set has: queries group by name, they would pool the two."""
         name = begin.metadata.dataset
-        holders = self._rows(
+        holders = self._records.read(
             f"SELECT toString(dataset_id) AS id FROM {DATABASE}.dataset_versions "
             f"WHERE JSONExtractString(metadata, 'dataset') = '{name}' AND dataset_id != toUUID('{begin.dataset_id}') "
             f"LIMIT 1"
@@ -231,30 +415,27 @@ class Uploads:
             )
 
     def _newest(self, dataset: UUID) -> dict[str, Any] | None:
-        rows = self._rows(
+        rows = self._records.read(
             f"SELECT version, metadata, content_hash FROM {DATABASE}.dataset_versions "
             f"WHERE dataset_id = toUUID('{dataset}') ORDER BY version DESC LIMIT 1"
         )
         return rows[0] if rows else None
 
-    def _get(self, upload_id: UUID) -> _Upload:
+    def _last_number(self, dataset: UUID) -> int:
+        """Highest version number that was ever given, to a version that is published or deleted."""
+        newest = self._newest(dataset)
+        return max(newest["version"] if newest else 0, self._records.last_deleted(dataset))
+
+    def _get(self, upload_id: UUID) -> Staged:
         upload = self._uploads.get(upload_id)
         if upload is None:
-            raise NotFound("this upload does not exist any more", hint="start the import again")
-        upload.touched = time.monotonic()
+            raise NotFound(_GONE)
+        upload.touch()
         return upload
 
-    def _drop_staging(self, upload: _Upload) -> None:
-        with self._keeper.working(_LIMITS) as work:
-            for table in upload.begin.tables:
-                work.run(f"DROP TABLE IF EXISTS {upload.staging(table)} SYNC")
 
-    def _rows(self, sql: str) -> Sequence[dict[str, Any]]:
-        with self._keeper.working(_LIMITS) as work:
-            rows: list[dict[str, Any]] = work.read_all(sql).to_pylist()
-            return rows
-
-
+_STAGED = f"SELECT name FROM system.tables WHERE database = '{STAGING}'"
+_GONE = "this upload does not exist any more; start the import again"
 _COMMIT = pa.schema(
     [
         ("dataset_id", pa.string()),
@@ -266,10 +447,6 @@ _COMMIT = pa.schema(
         ("published_at", pa.timestamp("ms", "UTC")),
     ]
 )
-
-
-def _number(newest: dict[str, Any] | None) -> int:
-    return int(newest["version"]) if newest else 0
 
 
 def _metadata(text: str) -> DatasetMetadata | None:

@@ -276,6 +276,13 @@ class Keeper:
             work.reason = work.reason or reason
             self._changed.notify()
 
+    def end_tagged(self, tag: str, reason: SynDBError) -> None:
+        """End the work of that tag for ``reason``, if it is ours and has not ended."""
+        with self._changed:
+            work = self._works.get(tag)
+        if work is not None:
+            self.end(work, reason)
+
     def _forget(self, work: Work) -> None:
         with self._changed:
             self._works.pop(work.tag, None)

@@ -1,4 +1,10 @@
-"""What uploader and server say to each other about an upload; JSON on the wire."""
+"""What uploader and server say to each other about an upload; JSON on the wire.
+
+An upload begins, takes any number of streams of rows for each table, and is published. A stream is named by its client;
+its batches are counted from 0 in their application metadata (:class:`Mark`). The server answers each with
+:class:`Acknowledged` once it is durable. Whoever has lost the connection asks for the :class:`UploadStatus` and goes
+on from there: repeated batches are skipped, a gap is refused.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +16,30 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from syndb_common.tables.model import TABLES
 from syndb_common.tables.versions import DatasetMetadata
 
+MAX_BATCHES = 2**40
+"""Batches of one stream."""
+
 
 class _Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class _Reply(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
 class Begin(_Request):
-    """Start an upload of rows for ``tables`` of one data set."""
+    """Start an upload of rows for ``tables`` of one data set.
+
+    Attributes:
+        key: the client's own name for this upload. Beginning again with the same key finds the same upload, so an
+            answer that was lost, or a client that died, costs nothing that was sent.
+    """
 
     dataset_id: UUID
     metadata: DatasetMetadata
     tables: tuple[str, ...] = Field(min_length=1, max_length=len(TABLES))
+    key: UUID | None = None
 
     @field_validator("metadata", mode="before")
     @classmethod
@@ -32,23 +51,43 @@ class Begin(_Request):
         return metadata
 
 
-class Begun(_Request):
-    """The upload that was started."""
+class Begun(_Reply):
+    """The upload that was started, or that goes on."""
 
     upload_id: UUID
 
 
 class Put(_Request):
-    """Descriptor of a stream of rows for one table of an upload."""
+    """Descriptor of a stream of rows for one table of an upload. Without ``stream`` it cannot be resumed."""
 
     upload_id: UUID
     table: str = Field(max_length=100)
+    stream: UUID | None = None
 
 
-class Stored(_Request):
-    """Rows of a stream that were stored."""
+class Mark(_Request):
+    """Application metadata of a batch: its number in the stream."""
+
+    seq: int = Field(ge=0, lt=MAX_BATCHES)
+
+
+class Acknowledged(_Reply):
+    """This batch, of so many rows, is durable, and so are all before it."""
+
+    seq: int
+    rows: int
+
+
+class Stored(_Reply):
+    """All rows of a stream without numbers were stored."""
 
     rows: int
+
+
+class Status(_Request):
+    """How far an upload is."""
+
+    upload_id: UUID
 
 
 class Publish(_Request):
@@ -64,11 +103,11 @@ class Abort(_Request):
     upload_id: UUID
 
 
-class Aborted(_Request):
+class Aborted(_Reply):
     """The upload is gone, or there was none."""
 
 
-class PublishResult(BaseModel):
+class PublishResult(_Reply):
     """What became of an upload.
 
     Attributes:
@@ -78,9 +117,36 @@ class PublishResult(BaseModel):
         content_hash: see :class:`~syndb_common.tables.versions.PublishedVersion`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
     version: int
     unchanged: bool
     row_counts: dict[str, int]
     content_hash: str
+
+
+class UploadStatus(_Reply):
+    """How far an upload is.
+
+    Attributes:
+        streams: number of the next batch of each stream; everything before is durable.
+        rows: durable rows of each table.
+        state: ``publishing`` takes no rows any more; publishing may be asked for again.
+        result: what was published.
+    """
+
+    streams: dict[UUID, int]
+    rows: dict[str, int]
+    state: Literal["open", "publishing", "published"]
+    result: PublishResult | None = None
+
+
+class Delete(_Request):
+    """Delete one version of a data set for ever, or all of them with everything that is being uploaded."""
+
+    dataset_id: UUID
+    version: int | None = Field(default=None, ge=1, le=2**32 - 1)
+
+
+class Deleted(_Reply):
+    """The versions that are gone. Their numbers are never given again."""
+
+    versions: tuple[int, ...]

@@ -30,6 +30,7 @@ class Column:
     """One column: ``type`` is ClickHouse's, ``unit`` a UCUM-like string or empty for pure numbers and text.
 
     ``since`` is the number of the migration that brought it: a node with a lower schema version does not have it.
+    ``low`` and ``high`` are the smallest and largest value that can be meant, None without such a limit.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Column:
     description: str
     unit: str = ""
     since: int = 1
+    low: float | None = None
+    high: float | None = None
 
     @property
     def nullable(self) -> bool:
@@ -94,7 +97,16 @@ def _id(name: str, description: str, type: str = "Nullable(UUID)") -> Column:
 
 
 def _metric(name: str, description: str, unit: str = "") -> Column:
-    return Column(name, "Nullable(Float64)", Kind.METRIC, description, unit)
+    low = 0.0 if unit else None  # metrics with a unit are lengths, areas and volumes
+    return Column(name, "Nullable(Float64)", Kind.METRIC, description, unit, low=low)
+
+
+def _fraction(name: str, description: str) -> Column:
+    return Column(name, "Nullable(Float64)", Kind.METRIC, f"{description}, 0 to 1", low=0.0, high=1.0)
+
+
+def _flag(name: str, description: str) -> Column:
+    return Column(name, "Nullable(UInt8)", Kind.CATEGORY, description, low=0, high=1)
 
 
 def _position(name: str, description: str) -> Column:
@@ -132,12 +144,12 @@ _MESH = (
     _metric("mesh_volume", "volume enclosed by the mesh", "nm^3"),
     _metric("mesh_surface_area", "surface area of the mesh", "nm^2"),
     _metric("mesh_area_volume_ratio", "surface area divided by volume", "nm^-1"),
-    _metric("mesh_sphericity", "surface of the sphere of equal volume over the surface of the mesh, 0 to 1"),
+    _fraction("mesh_sphericity", "surface of the sphere of equal volume over the surface of the mesh"),
     _text("s3_mesh_location", "object that holds the mesh"),
 )
 _CENTROID = tuple(_position(f"centroid_{axis}", f"centroid, {axis}") for axis in "zxy")
 _TRANSMITTERS = tuple(
-    _metric(name, f"probability or mean score of {name}, 0 to 1")
+    _fraction(name, f"probability or mean score of {name}")
     for name in (
         "gaba", "acetylcholine", "glutamate", "octopamine", "serotonin", "dopamine", "tyramine", "histamine",
     )
@@ -193,7 +205,7 @@ _ALL = (
             _count("branch_count", "branch points of the skeleton"),
             _count("tip_count", "end points of the skeleton"),
             _count("skeleton_count", "connected pieces of the skeleton"),
-            Column("is_tree", "Nullable(UInt8)", Kind.CATEGORY, "1 when the skeleton is a tree, else 0"),
+            _flag("is_tree", "1 when the skeleton is a tree, else 0"),
             _text("s3_swb_location", "object that holds the skeleton"),
             _count("terminal_count", "axon terminals"),
             _count("dendritic_spine_count", "dendritic spines"),
@@ -276,7 +288,7 @@ _ALL = (
             _metric("neck_length", "length of the spine neck", "nm"),
             _metric("neck_diameter", "diameter of the spine neck", "nm"),
             _PSD_AREA,
-            Column("spine_apparatus", "Nullable(UInt8)", Kind.CATEGORY, "1 when a spine apparatus is seen, else 0"),
+            _flag("spine_apparatus", "1 when a spine apparatus is seen, else 0"),
             _FORMS_SYNAPSE_WITH,
         ),
         ("neurons", "dendrites"),
@@ -298,7 +310,9 @@ _ALL = (
             _VOXEL,
             _CENTROID,
             _metric("distance_to_active_zone", "distance to the active zone", "nm"),
-            Column("minimum_normal_length", "Nullable(Int32)", Kind.METRIC, "shortest normal to the membrane", "nm"),
+            Column(
+                "minimum_normal_length", "Nullable(Int32)", Kind.METRIC, "shortest normal to the membrane", "nm", low=0
+            ),
         ),
         _FIRST_SEVEN,
     ),

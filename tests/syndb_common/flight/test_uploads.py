@@ -158,9 +158,9 @@ async def test_nan_means_missing(engine: EmbeddedEngine, target: UploadTarget) -
         ({"synapses": _synapses()}, "2 rows have a pre_id that is in none of neurons; first source ids: 1, 2"),
         (
             {"neurons": _neurons(), "synapses": _synapses(post_id=_ids("AVAL", "NOBODY"))},
-            "synapses: 1 rows have a post_id that is in none of neurons; first source ids: 2",
+            "synapses.post_id: 1 rows have a post_id that is in none of neurons; first source ids: 2",
         ),
-        ({"neurons": _neurons(), "axons": _axons(parent_enum=4)}, "axons: 1 rows have a parent_id"),
+        ({"neurons": _neurons(), "axons": _axons(parent_enum=4)}, "axons.parent_id: 1 rows have a parent_id"),
         ({"neurons": pa.concat_tables([_neurons(), _neurons().slice(1)])}, "2 source ids occur more than once: AVAR"),
         ({"neurons": _neurons(cid=_ids("AVAL", "AVAR", "other"))}, "1 rows have a cid that is not made from"),
         ({"neurons": _neurons(dataset_id=[str(dataset_id("fly"))] * 3)}, "3 rows belong to another data set"),
@@ -169,7 +169,7 @@ async def test_nan_means_missing(engine: EmbeddedEngine, target: UploadTarget) -
         ({"neurons": _neurons(soma_x=["left", "right", "x"])}, r"neurons\.soma_x is Nullable\(Float64\)"),
         ({"neurons": _neurons(soma_x=[float("inf"), 1.0, 2.0])}, "infinite"),
         ({"neurons": _neurons(branch_count=[-1, 2, 3])}, r"neurons\.branch_count"),
-        ({"neurons": _neurons(), "synapses": _synapses(synapse_count=[3, None])}, "1 values are missing"),
+        ({"neurons": _neurons(), "synapses": _synapses(synapse_count=[3, None])}, "1 values are missing, and none may be; first rows: 2 .source ids 2."),
         ({"neurons": _neurons(), "synapses": _synapses().drop_columns("synapse_count")}, "synapse_count is missing"),
         ({"neurons": pa.table({"name": ["x"]})}, "source_id is missing"),
         ({"neurons": pa.table({"source_id": [""]})}, "1 rows have no source_id"),
@@ -359,8 +359,7 @@ async def test_what_a_crash_left_unpublished_is_dropped_and_versions_stay(tmp_pa
         await _upload(target, {"neurons": _neurons()})
         # A crash between two partitions and the commit row leaves exactly this:
         await engine.execute(f"INSERT INTO syndb.neurons (dataset_id, version, source_id) VALUES ('{WORM}', 2, 'x')")
-        with connect(target.location, target.certificate_pem) as client:
-            _begin(client, _options(target))
+        await engine.execute("CREATE TABLE syndb_staging.of_nobody AS syndb.neurons")
         pid = engine.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,171 @@
+"""What an engine writes down beside the data: the state of its uploads, and who published or deleted what.
+
+Two tables in a database of their own. Rows are only ever appended. The audit stays for ever; the state of an upload
+is its last row, and is forgotten with it.
+"""
+
+# ruff: noqa: S608 - names are ours, ids are UUIDs
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from syndb_common.engine.interface import Limits
+from syndb_common.engine.work import Keeper
+from syndb_common.flight.uploads import Begin, PublishResult
+
+RECORDS = "syndb_records"
+LIMITS = Limits(seconds=3600.0, memory_bytes=8 * 1024**3)
+"""Of everything an upload does inside the engine."""
+
+What = Literal["published", "deleting", "deleted"]
+
+_TABLES = (
+    f"CREATE TABLE IF NOT EXISTS {RECORDS}.uploads "
+    "(upload_id UUID, revision UInt32, body String, at DateTime64(3, 'UTC')) "
+    "ENGINE = MergeTree ORDER BY (upload_id, revision) SETTINGS fsync_after_insert = 1, fsync_part_directory = 1",
+    f"CREATE TABLE IF NOT EXISTS {RECORDS}.changes "
+    "(at DateTime64(3, 'UTC'), who String, what String, dataset_id UUID, version UInt32, dataset String, "
+    "content_hash String, rows UInt64) "
+    "ENGINE = MergeTree ORDER BY (dataset_id, version, at) "
+    "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1",
+)
+_UPLOAD = pa.schema(
+    [("upload_id", pa.string()), ("revision", pa.uint32()), ("body", pa.string()), ("at", pa.timestamp("ms", "UTC"))]
+)
+_CHANGE = pa.schema(
+    [
+        ("at", pa.timestamp("ms", "UTC")),
+        ("who", pa.string()),
+        ("what", pa.string()),
+        ("dataset_id", pa.string()),
+        ("version", pa.uint32()),
+        ("dataset", pa.string()),
+        ("content_hash", pa.string()),
+        ("rows", pa.uint64()),
+    ]
+)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class StreamRecord(_Record):
+    """One stream of an upload.
+
+    Attributes:
+        number: its place in the upload; the marks of its rows begin with it.
+        resumable: its batches are numbered.
+        ids: it brings ids that have to be checked.
+    """
+
+    number: int
+    table: str
+    resumable: bool
+    ids: bool
+
+
+class UploadRecord(_Record):
+    """State of an upload; the rows themselves say how far each stream is."""
+
+    begin: Begin
+    version: int
+    state: Literal["open", "publishing", "published"] = "open"
+    streams: dict[UUID, StreamRecord] = {}
+    result: PublishResult | None = None
+
+
+class Change(_Record):
+    """One entry of the audit. ``who`` is ``owner`` for the owner's token."""
+
+    who: str
+    what: What
+    dataset_id: UUID
+    version: int
+    dataset: str
+    content_hash: str
+    rows: int
+
+
+class Records:
+    """The two tables. Thread-safe."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._lock = threading.Lock()
+        self._revision = 0
+
+    def prepare(self) -> None:
+        """Make the tables where they are missing."""
+        with self._keeper.working(LIMITS) as work:
+            work.run(f"CREATE DATABASE IF NOT EXISTS {RECORDS}")
+            for table in _TABLES:
+                work.run(table)
+        self._revision = self.read(f"SELECT max(revision) AS n FROM {RECORDS}.uploads")[0]["n"]
+
+    def uploads(self) -> dict[UUID, UploadRecord]:
+        """All uploads that were not forgotten, as they stood last."""
+        rows = self.read(
+            f"SELECT toString(upload_id) AS id, argMax(body, revision) AS body FROM {RECORDS}.uploads "
+            "GROUP BY upload_id"
+        )
+        return {UUID(row["id"]): UploadRecord.model_validate_json(row["body"]) for row in rows}
+
+    def save(self, upload: UUID, record: UploadRecord) -> None:
+        """Write the state of an upload down; it is durable afterwards."""
+        with self._lock:
+            self._revision += 1
+            revision = self._revision
+        row = {
+            "upload_id": str(upload),
+            "revision": revision,
+            "body": record.model_dump_json(),
+            "at": datetime.now(UTC),
+        }
+        self._append("uploads", _UPLOAD, [row])
+
+    def forget(self, uploads: Iterable[UUID]) -> None:
+        """Forget uploads."""
+        if names := ", ".join(f"'{upload}'" for upload in uploads):
+            with self._keeper.working(LIMITS) as work:
+                work.run(
+                    f"ALTER TABLE {RECORDS}.uploads DELETE WHERE upload_id IN ({names}) SETTINGS mutations_sync = 2"
+                )
+
+    def note(self, changes: Iterable[Change]) -> None:
+        """Append to the audit."""
+        now = datetime.now(UTC)
+        rows = [{**change.model_dump(), "dataset_id": str(change.dataset_id), "at": now} for change in changes]
+        if rows:
+            self._append("changes", _CHANGE, rows)
+
+    def changes(self, condition: str = "1") -> list[Change]:
+        """The audit, oldest first."""
+        rows = self.read(
+            f"SELECT who, what, toString(dataset_id) AS dataset_id, version, dataset, content_hash, rows "
+            f"FROM {RECORDS}.changes WHERE {condition} ORDER BY at"
+        )
+        return [Change.model_validate(row) for row in rows]
+
+    def last_deleted(self, dataset: UUID) -> int:
+        """Highest version number of a data set that was deleted; 0 when none was."""
+        condition = f"dataset_id = toUUID('{dataset}') AND what = 'deleting'"
+        return int(self.read(f"SELECT max(version) AS n FROM {RECORDS}.changes WHERE {condition}")[0]["n"])
+
+    def read(self, sql: str) -> list[dict[str, Any]]:
+        """The rows of one SELECT."""
+        with self._keeper.working(LIMITS) as work:
+            rows: list[dict[str, Any]] = work.read_all(sql).to_pylist()
+            return rows
+
+    def _append(self, table: str, schema: pa.Schema, rows: list[dict[str, Any]]) -> None:
+        with self._keeper.working(LIMITS) as work:
+            work.insert(f"{RECORDS}.{table}", schema, [pa.RecordBatch.from_pylist(rows, schema=schema)])

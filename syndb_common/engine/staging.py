@@ -1,0 +1,212 @@
+"""The staging tables of one upload, and its streams.
+
+A staging table is like its table, with one more column: the mark of each row. Marks tell stream and batch, so a
+stream's position is read from what is really there.
+"""
+
+# ruff: noqa: S608 - names come from the data model, ids are UUIDs
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+
+from syndb_common.engine.checks import ROW_ID
+from syndb_common.engine.groups import Item
+from syndb_common.engine.records import LIMITS, StreamRecord, UploadRecord
+from syndb_common.engine.work import Keeper, Work
+from syndb_common.errors import Conflict
+from syndb_common.flight.uploads import MAX_BATCHES, UploadStatus
+from syndb_common.tables.model import DATABASE, TABLES
+
+STAGING = "syndb_staging"
+MARK = "_mark"
+
+
+class StagedStream:
+    """One stream of rows. Use it with :attr:`writing` held.
+
+    Attributes:
+        writing: held by whoever stores rows or reads the position.
+    """
+
+    def __init__(self, keeper: Keeper, place: str, record: StreamRecord) -> None:
+        self.record = record
+        self.writing = threading.Lock()
+        self._keeper = keeper
+        self._place = place
+        self._turn = 0
+        self._position: tuple[int, int] | None = None
+
+    def take_over(self) -> int:
+        """The turn of a new connection; the one before ends."""
+        self._turn += 1
+        return self._turn
+
+    def check(self, turn: int) -> None:
+        """Raise unless this is the stream's newest connection.
+
+        Raises:
+            Conflict: it is not.
+        """
+        if turn != self._turn:
+            raise Conflict("this stream goes on in another connection")
+
+    def position(self) -> tuple[int, int]:
+        """Number of the next batch, and the rows that are stored."""
+        if self._position is None:
+            low, high = self.record.number * MAX_BATCHES, (self.record.number + 1) * MAX_BATCHES
+            with self._keeper.working(LIMITS) as work:
+                (row,) = work.read_all(
+                    f"SELECT count() AS rows, max({MARK}) AS last FROM {self._place} "
+                    f"WHERE {MARK} >= {low} AND {MARK} < {high}"
+                ).to_pylist()
+            self._position = (row["last"] - low + 1 if row["rows"] else 0, row["rows"])
+        return self._position
+
+    def insert(self, schema: pa.Schema, items: list[Item]) -> None:
+        """Store batches as one part of ClickHouse. After an error the position is read anew."""
+        first = self.record.number * MAX_BATCHES
+        marked = schema.append(pa.field(MARK, pa.uint64()))
+        batches = []
+        for item in items:
+            if item.data is not None:
+                mark = pa.repeat(pa.scalar(first + item.seq, pa.uint64()), item.rows)
+                batches.append(pa.record_batch([*item.data.columns, mark], schema=marked))
+        _, rows = self.position()
+        whole = pa.concat_batches(batches)
+        self._position = None
+        if whole.num_rows:
+            with self._keeper.working(LIMITS) as work:
+                work.insert(self._place, marked, [whole])
+        self._position = (items[-1].seq + 1, rows + whole.num_rows)
+
+
+class Staged:
+    """One upload. ``record`` is what is written down of it.
+
+    Attributes:
+        active: calls under way for it.
+        sending: those of them that bring rows.
+        changing: held by whoever adds a stream.
+        dropped: whether it is gone.
+    """
+
+    def __init__(self, keeper: Keeper, upload_id: UUID, record: UploadRecord) -> None:
+        self.id = upload_id
+        self.record = record
+        self.active = 0
+        self.sending = 0
+        self.changing = threading.Lock()
+        self.dropped = False
+        self._keeper = keeper
+        self._touched = time.monotonic()
+        self._count = threading.Lock()
+        self.streams = {
+            name: StagedStream(keeper, self.place(stream.table), stream) for name, stream in record.streams.items()
+        }
+
+    @property
+    def idle(self) -> float:
+        """Seconds since anything was done with it; 0 while something is."""
+        return 0.0 if self.active else time.monotonic() - self._touched
+
+    def touch(self) -> None:
+        """Something was done with it."""
+        self._touched = time.monotonic()
+
+    def enter(self, *, sending: bool = False) -> None:
+        """A call begins; :meth:`leave` must follow."""
+        with self._count:
+            self.active += 1
+            self.sending += sending
+
+    def leave(self, *, sending: bool = False) -> None:
+        """A call has ended."""
+        with self._count:
+            self.active -= 1
+            self.sending -= sending
+        self.touch()
+
+    def begun_for(self, dataset: UUID) -> bool:
+        """Whether it is of this data set."""
+        return self.record.begin.dataset_id == dataset
+
+    def update(self, **fields: Any) -> None:
+        """Change what is written down, before it is saved."""
+        self.record = self.record.model_copy(update=fields)
+
+    def tables(self) -> dict[str, str]:
+        """Names of the staging tables, by table."""
+        return {table: f"u{self.id.hex}_{table}" for table in TABLES if table in self.record.begin.tables}
+
+    def place(self, table: str) -> str:
+        """The staging table of ``table``, as SQL."""
+        return f"{STAGING}.u{self.id.hex}_{table}"
+
+    def places(self) -> Mapping[str, str]:
+        """The staging tables as SQL, by table."""
+        return {table: self.place(table) for table in self.tables()}
+
+    def tables_with_ids(self) -> frozenset[str]:
+        """Tables some of whose rows came with ids of their own."""
+        return frozenset(stream.table for stream in self.record.streams.values() if stream.ids)
+
+    def survived(self, tables: set[str]) -> bool:
+        """Whether its client can go on after a restart, when these staging tables are left."""
+        return set(self.tables().values()) <= tables and all(s.resumable for s in self.record.streams.values())
+
+    def create(self) -> None:
+        """Make the staging tables."""
+        dataset = self.record.begin.dataset_id
+        with self._keeper.working(LIMITS) as work:
+            for table, place in self.places().items():
+                work.run(f"CREATE TABLE {place} AS {DATABASE}.{table}")
+                work.run(
+                    f"ALTER TABLE {place} MODIFY COLUMN dataset_id UUID DEFAULT toUUID('{dataset}'), "
+                    f"MODIFY COLUMN version UInt32 DEFAULT {self.record.version}, "
+                    f"MODIFY COLUMN cid UUID DEFAULT {ROW_ID.format(namespace=dataset.hex, table=table)}, "
+                    f"ADD COLUMN {MARK} UInt64"
+                )
+
+    def take_marks_off(self, work: Work, tables: Mapping[str, int]) -> None:
+        """Make the staging tables like their tables again; may be repeated."""
+        for table in tables:
+            work.run(
+                f"ALTER TABLE {self.place(table)} DROP COLUMN IF EXISTS {MARK} "
+                "SETTINGS mutations_sync = 2, alter_sync = 2"
+            )
+
+    def add(self, name: UUID, table: str, *, resumable: bool, ids: bool) -> StagedStream:
+        """A new stream. Hold :attr:`changing`."""
+        record = StreamRecord(number=len(self.streams) + 1, table=table, resumable=resumable, ids=ids)
+        stream = self.streams[name] = StagedStream(self._keeper, self.place(table), record)
+        self.update(streams={**self.record.streams, name: record})
+        return stream
+
+    def status(self) -> UploadStatus:
+        """How far it is."""
+        if self.record.state != "open":
+            return UploadStatus(streams={}, rows={}, state=self.record.state, result=self.record.result)
+        following, rows = {}, dict.fromkeys(self.tables(), 0)
+        for name, stream in list(self.streams.items()):
+            with stream.writing:
+                following[name], stored = stream.position()
+            rows[stream.record.table] += stored
+        return UploadStatus(streams=following, rows=rows, state="open")
+
+    def drop(self) -> None:
+        """Drop it with its tables."""
+        self.dropped = True
+        self.drop_tables()
+
+    def drop_tables(self) -> None:
+        """Drop the staging tables."""
+        with self._keeper.working(LIMITS) as work:
+            for place in self.places().values():
+                work.run(f"DROP TABLE IF EXISTS {place} SYNC")
