@@ -11,6 +11,7 @@
     ├── terms           notices when an operator has imported others
     ├── health_monitor  pings nodes
     ├── jobs            answers questions
+    ├── downloads       prepares whole versions as files
     │                   the hub goes on while one of these fails:
     ├── announcer       notes who has been told the hub's next key
     ├── measurements    keeps what queries cost
@@ -60,16 +61,19 @@ from syndb_common.engine.settings import Server
 from syndb_common.errors import Unavailable
 from syndb_common.messages import CatalogAnnouncement, JoinRequest, LeaveFederation, RegisterCluster
 from syndb_common.metrics import Sample, serve_metrics
+from syndb_common.syql import Scope
 from syndb_common.tables import schema
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub import lock
 from syndb_hub.auth.tokens import TokenService
+from syndb_hub.downloads import Downloads
 from syndb_hub.federation.checks import Checks
 from syndb_hub.federation.control import TreeControl
 from syndb_hub.federation.fan_out import FanOut
 from syndb_hub.federation.joining import HttpJoining
 from syndb_hub.federation.measuring import Measurements
 from syndb_hub.federation.queries import FederatedQueries
+from syndb_hub.federation.targets import Holding, visible
 from syndb_hub.federation.view import DirectoryView
 from syndb_hub.health import StoresProbe
 from syndb_hub.http import Services, create_app
@@ -196,6 +200,9 @@ class _Parts:
             measurements=self._measurements,
         )
         self._jobs = JobRunner(store, self._queries, settings.data_dir / "objects" / "jobs", settings.jobs)
+        self._downloads = Downloads(
+            settings.data_dir / "objects" / "downloads", self._jobs, self._holdings, settings.jobs
+        )
         federation = settings.federation
         self._announcer = Announcer(
             self._directory, Announcement(store), present.next_peer_id, federation.ping_timeout_seconds
@@ -217,6 +224,7 @@ class _Parts:
                 ChildSpec("terms", lambda: Service(self._terms.run)),
                 ChildSpec("health_monitor", self._health_monitor),
                 ChildSpec("jobs", lambda: Service(self._jobs.run)),
+                ChildSpec("downloads", lambda: Service(self._downloads.run)),
                 *dispensable(
                     announcer=self._announcer.run,
                     measurements=self._measurements.run,
@@ -261,6 +269,7 @@ class _Parts:
             joining=HttpJoining(tree.ref("registry"), self._identity, self._is_member),
             benchmarks=self._benchmarks,
             jobs=self._jobs,
+            downloads=self._downloads,
             tokens=TokenService(self._store),
             probe=StoresProbe(
                 store=self._store, warehouse=self._warehouse, objects=self._settings.data_dir / "objects"
@@ -287,6 +296,10 @@ class _Parts:
         if state != self._own_state:
             self._own, self._own_state = await published.versions(self._warehouse), state
         return self._own
+
+    async def _holdings(self) -> Sequence[Holding]:
+        """What the hub and its active nodes hold."""
+        return visible(self._directory, await self._own_versions(), Scope.FEDERATION, None)
 
     def _suspect(self, cluster_id: UUID) -> None:
         # A full mailbox means that the monitor is pinging as fast as it can.

@@ -7,7 +7,7 @@ when it is whole and on disk, and its SHA-256 is known from writing it.
 from __future__ import annotations
 
 from syndb_common.exporting.archive import Member, write_archive
-from syndb_common.exporting.files import Saved, save
+from syndb_common.exporting.files import Saved, Sink, save
 from syndb_common.exporting.metadata import METADATA_FILE, metadata
 from syndb_common.exporting.writers import MEDIA_TYPES, ROWS_PER_BATCH, FileFormat, read_batches, write_rows
 
@@ -18,6 +18,7 @@ __all__ = [
     "FileFormat",
     "Member",
     "Saved",
+    "Sink",
     "metadata",
     "read_batches",
     "save",

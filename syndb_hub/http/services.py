@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from syndb_common.messages import SchemaMigration
 from syndb_hub.auth.tokens import TokenService
+from syndb_hub.downloads import Downloads
 from syndb_hub.federation.service import (
     Benchmarks,
     FederationControl,
@@ -34,6 +35,7 @@ class Services:
     joining: JoinOverHttp
     benchmarks: Benchmarks
     jobs: JobRunner
+    downloads: Downloads
     tokens: TokenService
     probe: HealthProbe
     migrations: Callable[[], Sequence[SchemaMigration]]

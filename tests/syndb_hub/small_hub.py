@@ -132,6 +132,7 @@ class SmallHub:
             joining=HttpJoining(tree.ref("registry"), self.identity, self._is_member, limit=self.http_limit),
             benchmarks=benchmarks,
             jobs=nothing,
+            downloads=nothing,
             tokens=tokens,
             probe=nothing,
             migrations=lambda: (),

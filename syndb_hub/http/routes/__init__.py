@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from syndb_hub.http.operation import Operation
-from syndb_hub.http.routes import benchmarks, clusters, federation, jobs, joining, meta_analysis, syql, system
+from syndb_hub.http.routes import (
+    benchmarks,
+    clusters,
+    downloads,
+    federation,
+    jobs,
+    joining,
+    meta_analysis,
+    syql,
+    system,
+)
 
 OPERATIONS: tuple[Operation, ...] = (
     *system.operations.all,
@@ -13,5 +23,6 @@ OPERATIONS: tuple[Operation, ...] = (
     *benchmarks.operations.all,
     *syql.operations.all,
     *jobs.operations.all,
+    *downloads.operations.all,
     *meta_analysis.operations.all,
 )
