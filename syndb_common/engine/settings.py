@@ -68,7 +68,10 @@ class EngineSettings(Settings):
     @classmethod
     def _is_url(cls, value: str) -> str:
         parts = urlsplit(value)
-        if value and (parts.scheme not in _PORTS or not parts.hostname or parts.username or parts.path.strip("/")):
+        plain = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        if value and (
+            parts.scheme not in _PORTS or not parts.hostname or value.rstrip("/") != plain or parts.port == 0
+        ):
             raise ValueError("write http://host:port or https://host:port; user and password have keys of their own")
         return value
 
