@@ -21,7 +21,7 @@ from syndb_common.errors import (
 
 _MESSAGE = re.compile(r"Code: (?P<code>\d+)\. DB::\w+: (?P<text>.*)", re.DOTALL)
 _TAIL = re.compile(
-    r":? (?:Expected one of|In scope|While executing|while executing|In query|\(in query:|Stack trace|\(version|\(for url)"
+    r":? (?:Expected one of|In scope|[Ww]hile executing|In query|\(in query:|Stack trace|\(version|\(for url)"
     r"[: ].*",
     re.DOTALL,
 )
