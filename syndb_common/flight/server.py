@@ -151,7 +151,7 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
                 schema = reader.schema
 
             def stored(seq: int | None, rows: int) -> None:
-                if seq is not None:
+                if put.stream is not None and seq is not None:
                     with stream.waiting():
                         writer.write(to_json(Acknowledged(seq=seq, rows=rows)))
 

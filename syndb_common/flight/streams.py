@@ -1,8 +1,9 @@
 """How much Flight clients may have going on: calls per second, streams at once, and how long one may stand still.
 
 A stream stands still while the server waits for its client: for the next batch to be taken, or to come. The engine's
-own time never counts. A client that stands still in all its streams for longer than it may is cut off
-(:mod:`syndb_common.flight.sockets`); one that reads some of them keeps the others waiting at its own cost only.
+own time never counts, and a slow network is not a client that stands still, as long as bytes go over its connection. A
+client that stands still in all its streams for longer than it may is cut off (:mod:`syndb_common.flight.sockets`); one
+that reads some of them keeps the others waiting at its own cost only.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from contextlib import contextmanager
 
 from syndb_common.errors import TooManyRequests
 from syndb_common.flight.settings import FlightLimits
-from syndb_common.flight.sockets import address_of, cut
+from syndb_common.flight.sockets import address_of, cut, moved
 
 MAX_CLIENTS = 10_000
 """Addresses whose calls are counted; beyond it the one that was silent longest is forgotten."""
+
+LEAST_BYTES = 16 * 1024
+"""What has to go over a connection to count as movement: more than pings and the like."""
 
 WATCH_SECONDS = 0.5
 """Between two looks at who stands still; next to nothing against the deadlines."""
@@ -53,7 +57,7 @@ class Streams:
     Args:
         limits: what is allowed.
         clock: seconds that never go back; replaceable in tests.
-        end: cuts a peer off; replaceable in tests.
+        moved: counts the bytes that went over a peer's connection; replaceable in tests.
     """
 
     def __init__(
@@ -61,11 +65,12 @@ class Streams:
         limits: FlightLimits,
         *,
         clock: Callable[[], float] = time.monotonic,
-        end: Callable[[str], object] = cut,
+        moved: Callable[[str], int] = moved,
     ) -> None:
         self.now = clock
         self._limits = limits
-        self._end = end
+        self._moved = moved
+        self._suspects: dict[str, tuple[int, float]] = {}
         self._open: set[Stream] = set()
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
@@ -75,16 +80,21 @@ class Streams:
         while True:
             time.sleep(WATCH_SECONDS)
             for peer in self.still():
-                self._end(peer)
+                cut(peer)
 
     def still(self) -> set[str]:
-        """Peers of whom every stream has been waiting for longer than it may."""
-        before = self.now() - self._limits.stall_seconds
+        """Peers that have kept every one of their streams waiting for longer than they may. Called by one thread."""
+        now = self.now()
+        before = now - self._limits.stall_seconds
         with self._lock:
-            streams = list(self._open)
-        since = [(stream.peer, stream.waits_since) for stream in streams]
+            since = [(stream.peer, stream.waits_since) for stream in self._open]
         moving = {peer for peer, waits_since in since if waits_since is None or waits_since > before}
-        return {peer for peer, _ in since} - moving
+        earlier, self._suspects = self._suspects, {}
+        for peer in {peer for peer, _ in since} - moving:
+            count = self._moved(peer)
+            seen, then = earlier.get(peer, (count, now))
+            self._suspects[peer] = (seen, then) if count - seen < LEAST_BYTES else (count, now)
+        return {peer for peer, (_, then) in self._suspects.items() if then <= before}
 
     def count_call(self, peer: str) -> None:
         """Spend one call of the peer's address.

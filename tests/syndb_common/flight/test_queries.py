@@ -1,4 +1,4 @@
-"""Queries that come by Flight, from our own client, plain pyarrow and ADBC: rows in parts, or an error with our code."""
+"""Queries that come by Flight, from plain pyarrow and ADBC: rows in parts, or an error with our code."""
 
 from __future__ import annotations
 
@@ -232,9 +232,12 @@ def test_a_client_that_knows_only_passwords_gives_the_token_as_one(server: Serve
     with _adbc(server, "", username="anybody", password=READER) as connection, connection.cursor() as cursor:
         cursor.execute("small")
         assert cursor.fetch_arrow_table().num_rows == 3
-    with pytest.raises(adbc_driver_manager.Error, match=r"\[unauthenticated\]"):
-        with _adbc(server, "", username="anybody", password="wrong") as connection, connection.cursor() as cursor:
-            cursor.execute("small")
+    with (
+        _adbc(server, "", username="anybody", password="wrong") as connection,
+        connection.cursor() as cursor,
+        pytest.raises(adbc_driver_manager.Error, match=r"\[unauthenticated\]"),
+    ):
+        cursor.execute("small")
     with server.client() as client:
         header = client.authenticate_basic_token("anybody", READER)
         assert header == (b"authorization", f"Bearer {READER}".encode())

@@ -1,0 +1,205 @@
+"""How much clients may have going on, and what becomes of those that stand still."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import flight
+
+from syndb_common.engine.interface import Limits, Offer
+from syndb_common.errors import LimitExceeded, TooManyRequests
+from syndb_common.flight.client import Reading, read_table
+from syndb_common.flight.settings import FlightLimits
+from syndb_common.flight.sockets import address_of
+from syndb_common.flight.streams import Streams
+from syndb_common.flight.wire import from_flight
+from syndb_common.tables.identity import dataset_id
+from tests.syndb_common.flight.served import Served, served
+
+ENDLESS = "SELECT number, number + 1 AS next, number + 2 AS after FROM numbers(10000000000)"
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server that has little patience and takes small batches."""
+    limits = FlightLimits(stall_seconds=1.0, message_bytes=1_000_000, streams_per_client=2)
+    with served(tmp_path_factory.mktemp("strict"), limits=limits) as found:
+        yield found
+
+
+def _offer(server: Served, sql: str) -> Offer:
+    async def ask() -> Any:
+        return await server.engine.answer(sql, limits=Limits(result_rows=10**11, result_bytes=10**13))
+
+    offer = server.call(ask)
+    assert isinstance(offer, Offer)
+    return offer
+
+
+def _running(server: Served) -> int:
+    async def ask() -> int:
+        answer = await server.engine.query("SELECT count() - 1 AS others FROM system.processes")
+        return int(answer.table["others"][0].as_py())
+
+    return int(server.call(ask))
+
+
+def _until_nothing_runs(server: Served) -> None:
+    until = time.monotonic() + 30
+    while _running(server):
+        assert time.monotonic() < until, "a query still runs"
+        time.sleep(0.05)
+
+
+def _begin(server: Served, client: flight.FlightClient, name: str) -> bytes:
+    body = {"dataset_id": str(dataset_id(name)), "metadata": {"dataset": name}, "tables": ["neurons"]}
+    (answer,) = client.do_action(flight.Action("begin", json.dumps(body).encode()), server.options())
+    upload_id = json.loads(answer.body.to_pybytes())["upload_id"]
+    return json.dumps({"upload_id": upload_id, "table": "neurons"}).encode()
+
+
+def test_a_reader_that_stands_still_is_cut_off_and_holds_no_other(strict: Served) -> None:
+    still: Any = Reading(_offer(strict, ENDLESS), seconds=60, max_bytes=10**12).batches()
+    next(still)
+    assert _running(strict)
+    assert read_table(_offer(strict, "SELECT number FROM numbers(1000000)")).num_rows == 1_000_000
+    _until_nothing_runs(strict)
+    with pytest.raises(Exception, match="broke off|cannot be reached"):
+        for _ in still:
+            pass
+
+
+def test_a_slow_reader_that_goes_on_gets_everything(strict: Served) -> None:
+    rows = 0
+    for count, batch in enumerate(
+        Reading(_offer(strict, "SELECT number FROM numbers(2000000)"), seconds=60, max_bytes=10**9).batches()
+    ):
+        rows += batch.num_rows
+        if count < 6:
+            time.sleep(0.3)
+    assert rows == 2_000_000
+
+
+def test_a_writer_that_stands_still_is_cut_off(strict: Served) -> None:
+    rows = pa.table({"source_id": ["a"]})
+    with strict.client() as client:
+        descriptor = flight.FlightDescriptor.for_command(_begin(strict, client, "still"))
+        writer, answers = client.do_put(descriptor, rows.schema, strict.options(seconds=60))
+        writer.write_table(rows)
+        with pytest.raises(flight.FlightError):
+            answers.read()  # returns when the server gives up: this end sends nothing more
+            writer.close()
+        with suppress(flight.FlightError):
+            writer.close()
+
+
+def test_a_batch_beyond_the_limit_is_refused(strict: Served) -> None:
+    rows = pa.table({"source_id": ["x" * 1000] * 2000})
+    with strict.client() as client:
+        descriptor = flight.FlightDescriptor.for_command(_begin(strict, client, "large"))
+        with pytest.raises(flight.FlightError) as caught:
+            writer, answers = client.do_put(descriptor, rows.schema, strict.options())
+            writer.write_table(rows)
+            writer.done_writing()
+            answers.read()
+            writer.close()
+        assert isinstance(from_flight(caught.value), LimitExceeded)
+
+
+def test_a_client_has_a_share_of_the_streams_and_gets_it_back(strict: Served) -> None:
+    offers = [_offer(strict, ENDLESS) for _ in range(2)]
+    readings: list[Any] = [Reading(offer, seconds=60, max_bytes=10**12, secret="s").batches() for offer in offers]
+    for reading in readings:
+        next(reading)
+    with pytest.raises(TooManyRequests, match="you have 2 streams open"):
+        read_table(_offer(strict, "SELECT number FROM numbers(100000)"), secret="s")
+    readings[0].close()
+    until = time.monotonic() + 20
+    while True:
+        try:
+            assert read_table(_offer(strict, "SELECT number FROM numbers(100000)"), secret="s").num_rows == 100_000
+            break
+        except TooManyRequests:
+            assert time.monotonic() < until, "a stream that has ended is still counted"
+            time.sleep(0.05)
+    readings[1].close()
+    _until_nothing_runs(strict)
+
+
+def test_a_stop_does_not_wait_for_a_reader_that_stands_still(tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        still: Any = Reading(_offer(server, ENDLESS), seconds=60, max_bytes=10**12).batches()
+        next(still)
+    with pytest.raises(Exception, match="broke off|cannot be reached"):  # the engine process has gone, the reader not
+        for _ in still:
+            pass
+
+
+def test_calls_beyond_the_rate_are_refused_until_time_has_passed() -> None:
+    now = [0.0]
+    streams = Streams(FlightLimits(calls_per_second=2.0, burst=3), clock=lambda: now[0])
+    for _ in range(3):
+        streams.count_call("ipv4:10.0.0.1:1")
+    with pytest.raises(TooManyRequests) as caught:
+        streams.count_call("ipv4:10.0.0.1:2")
+    assert caught.value.hint == "try again in 0.5 s"
+    streams.count_call("ipv4:10.0.0.2:1")
+    now[0] = 0.5
+    streams.count_call("ipv4:10.0.0.1:3")
+
+
+class _Watched:
+    """Streams of limits of ten seconds, with a clock and a wire that are set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.moved = 0
+        limits = FlightLimits(stall_seconds=10.0)
+        self.streams = Streams(limits, clock=lambda: self.now, moved=lambda peer: self.moved)
+
+    def still_at(self, now: float, moved: int = 0) -> set[str]:
+        self.now, self.moved = now, moved
+        return self.streams.still()
+
+
+def test_only_a_client_all_of_whose_streams_stand_still_is_cut_off() -> None:
+    watched = _Watched()
+    first, second = watched.streams.open("a", "ipv4:1.1.1.1:1"), watched.streams.open("a", "ipv4:1.1.1.1:1")
+    watched.streams.open("b", "ipv4:2.2.2.2:2")  # the server is at work for this one
+    with first.waiting():
+        assert watched.still_at(20) == set()
+        with second.waiting():
+            assert [watched.still_at(now) for now in (29, 31, 40)] == [set()] * 3
+            assert watched.still_at(41) == {"ipv4:1.1.1.1:1"}
+        assert watched.still_at(60) == set()
+        second.close()
+        assert [watched.still_at(61), watched.still_at(71)] == [set(), {"ipv4:1.1.1.1:1"}]
+    assert watched.still_at(100) == set()
+
+
+def test_a_client_on_a_slow_network_is_not_cut_off() -> None:
+    watched = _Watched()
+    stream = watched.streams.open("a", "ipv4:1.1.1.1:1")
+    with stream.waiting():
+        assert not any(watched.still_at(now, moved=now * 2000) for now in range(10, 500, 5))
+        assert watched.still_at(511, moved=10**6) == set()
+        assert watched.still_at(522, moved=10**6 + 100) == {"ipv4:1.1.1.1:1"}
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("ipv4:127.0.0.1:50000", ("127.0.0.1", 50000)),
+        ("ipv6:%5B::1%5D:50000", ("::1", 50000)),
+        ("ipv6:[::ffff:10.0.0.1]:7", ("10.0.0.1", 7)),
+        ("unix:/tmp/x", ("", 0)),
+        ("", ("", 0)),
+    ],
+)
+def test_the_address_of_a_peer(peer: str, address: tuple[str, int]) -> None:
+    assert address_of(peer) == address
