@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import Enum
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
@@ -322,28 +322,45 @@ class GetFlightEndpoint(Message):
 
 
 class AnalyticsResult(Reply):
-    """A node's part of an answer: inline Arrow IPC up to 64 KiB, or a ticket for Flight.
+    """A node's part of an answer: inline Arrow IPC, or a ticket for Flight, or it is being delivered to the hub.
 
     Attributes:
-        inline: Arrow IPC stream of the whole part, or None.
+        inline: Arrow IPC stream of the whole part, or None. Up to 64 KiB, and more where ``frames`` were asked for.
+        pushed: the part is on its way to ``push_to`` of the question.
         rows: rows of the part when inline; the Flight end record carries it otherwise.
     """
 
     inline: bytes | None = Field(default=None, max_length=2**20)
     endpoint: FlightEndpoint | None = None
+    pushed: bool = False
     rows: Count | None = None
     scanned_rows: Count = 0
     scanned_bytes: Count = 0
     seconds: Seconds = 0.0
 
 
+DeliveryWay = Literal["pull", "push", "frames"]
+"""How a part that is larger than 64 KiB comes to the hub: it fetches it, the node delivers it to the hub's Flight
+server, or it travels inside the answer, up to a size that the node sets."""
+
+
 class AnalyticsQuery(Message):
-    """Compute your part of this plan. ``seconds`` is what remains of the caller's deadline."""
+    """Compute your part of this plan. ``seconds`` is what remains of the caller's deadline.
+
+    Attributes:
+        reader: SHA-256 of the secret that the hub is going to present with the ticket; empty from hubs that name no
+            reader, whose tickets are for whoever has them.
+        delivery: how a large part shall come. A node that does not know this field offers a ticket.
+        push_to: for ``push``: the hub's Flight server, and a ticket for one delivery.
+    """
 
     reply_type = AnalyticsResult
     query_id: UUID
     plan: Plan
     seconds: float = Field(gt=0, le=86_400)
+    reader: bytes = Field(default=b"", max_length=32)
+    delivery: DeliveryWay = "pull"
+    push_to: FlightEndpoint | None = None
 
 
 class CancelQuery(Message):

@@ -7,10 +7,11 @@ that a killed node costs a few seconds and not the caller's whole deadline.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import secrets
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
 
@@ -20,20 +21,21 @@ import trio
 
 from actors.directory import Cluster, Directory
 from actors.runtime import ActorRef
-from syndb_common.engine.interface import Engine, Limits
+from syndb_common.engine.interface import Answer, Engine, Limits, Offer
 from syndb_common.errors import (
     DataError,
     DeadlineExceeded,
     IncompleteResult,
-    LimitExceeded,
     PeerUnavailable,
     SynDBError,
 )
 from syndb_common.flight import client as flight
 from syndb_common.messages import AnalyticsQuery, AnalyticsResult, CancelQuery, FlightEndpoint
-from syndb_common.syql import Plan, conform, needs_care, partial_schema, to_clickhouse
+from syndb_common.syql import needs_care, to_clickhouse
+from syndb_hub.federation.gathering import Budget, Gathering, Streamed, Union, Whole
 from syndb_hub.federation.service import NodeOutcome
 from syndb_hub.federation.targets import Target
+from syndb_hub.federation.ways import AlwaysPull, Delivery, Ways
 
 log = structlog.get_logger(__name__)
 
@@ -53,53 +55,60 @@ _checkers = trio.CapacityLimiter(MAX_CHECKERS)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one holder contributed: its table, or the outcome that says why there is none."""
+    """What one holder contributed, or the outcome that says why that is nothing.
+
+    Attributes:
+        table: the rows; None when there are none, or when they went into a union as they came.
+    """
 
     outcome: NodeOutcome
     table: pa.Table | None = None
     error: SynDBError | None = None
 
+    @property
+    def answered(self) -> bool:
+        """Whether the part is there, complete."""
+        return self.outcome.status == "answered"
 
-class Budget:
-    """Bytes that all parts of one query may have together. May be drawn on from any thread."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._spent = 0
-        self._lock = threading.Lock()
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """One question to all holders: what its parts have in common.
+
+    Attributes:
+        secret: whoever presents it may read the parts; drawn for this question only.
+        union: where the rows go as they come; None when parts are kept and merged.
+    """
+
+    query_id: UUID
+    budget: Budget
+    union: Union | None
+    secret: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
     @property
-    def left(self) -> int:
-        """Bytes not yet spent."""
-        return max(self._max_bytes - self._spent, 0)
+    def reader(self) -> bytes:
+        """What nodes are told of the secret."""
+        return hashlib.sha256(self.secret.encode()).digest()
 
-    @property
-    def exceeded(self) -> bool:
-        """Whether more came than may."""
-        return self._spent > self._max_bytes
+    def gathering(self, target: Target, index: int) -> Gathering:
+        """Takes the part of a holder."""
+        return Whole(target.plan) if self.union is None else Streamed(self.union, index)
 
-    def spend(self, size: int) -> None:
-        """Count what has come.
+    def check(self) -> None:
+        """Nothing, or what ends the whole question.
 
         Raises:
-            LimitExceeded: it is more than all parts may have together.
+            LimitExceeded, Unavailable: there is too much, or it cannot be written.
         """
-        with self._lock:
-            self._spent += size
-        if self.exceeded:
-            raise self.error()
+        if self.budget.exceeded:
+            raise self.budget.error()
+        if self.union is not None and self.union.failure is not None:
+            raise self.union.failure
 
-    def give_back(self, size: int) -> None:
-        """Count no more what was thrown away."""
-        with self._lock:
-            self._spent -= size
-
-    def error(self) -> LimitExceeded:
-        """What the query is told."""
-        return LimitExceeded(
-            f"the parts of the answer are larger than {self._max_bytes} bytes together",
-            hint="Aggregate, add LIMIT, or select fewer data sets.",
-        )
+    @property
+    def lost(self) -> bool:
+        """Whether :meth:`check` raises."""
+        return self.budget.exceeded or (self.union is not None and self.union.failure is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +121,8 @@ class FanOut:
         peer: makes the reference to a node.
         max_bytes: what all parts of one query may have together.
         suspect: told of a node that did not answer, so that its health is checked at once.
+        ways: chooses how a node's rows come to the hub; without it they are always fetched.
+        own_flight: where this process reaches the warehouse's Flight server; empty while there is none.
     """
 
     directory: Directory
@@ -119,44 +130,55 @@ class FanOut:
     peer: Callable[[Cluster], ActorRef]
     max_bytes: int
     suspect: Callable[[UUID], None] = lambda cluster_id: None
+    ways: Ways = field(default_factory=AlwaysPull)
+    own_flight: Callable[[], str] = lambda: ""
 
-    async def ask(self, targets: Sequence[Target], query_id: UUID, seconds: float) -> list[Part]:
+    async def ask(
+        self, targets: Sequence[Target], query_id: UUID, seconds: float, union: Union | None = None
+    ) -> list[Part]:
         """One part per target, in their order; errors of single parts are in the parts.
+
+        With a ``union`` the rows of complete parts are in it afterwards, and of other parts nothing.
 
         Raises:
             LimitExceeded: the parts are too large together. It ends the work at every holder.
+            Unavailable: the rows could not be written; likewise.
         """
         parts: dict[int, Part] = {}
-        budget = Budget(self.max_bytes)
+        asking = _Asking(query_id, Budget(self.max_bytes), union)
+        if union is not None:
+            await trio.to_thread.run_sync(union.open, limiter=_checkers)
 
         async with trio.open_nursery() as nursery:
 
             async def one(index: int, target: Target) -> None:
-                parts[index] = await self._part(target, query_id, seconds, budget)
-                if budget.exceeded:
+                parts[index] = await self._part(target, index, asking, seconds)
+                if asking.lost:
                     nursery.cancel_scope.cancel()
 
             for index, target in enumerate(targets):
                 nursery.start_soon(one, index, target)
-        if budget.exceeded:
-            raise budget.error()
+        asking.check()
         return [parts[index] for index in range(len(targets))]
 
-    async def _part(self, target: Target, query_id: UUID, seconds: float, budget: Budget) -> Part:
+    async def _part(self, target: Target, index: int, asking: _Asking, seconds: float) -> Part:
         began = trio.current_time()
+        gathering = asking.gathering(target, index)
         try:
             with trio.fail_after(seconds):
-                part = await self._ask(target, query_id, seconds, budget)
+                part = await self._ask(target, gathering, asking, seconds)
                 if part.table is not None and needs_care(part.table):
-                    budget.give_back(part.table.nbytes)
+                    asking.budget.give_back(part.table.nbytes)
                     careful = Target(target.cluster, target.plan.model_copy(update={"careful": True}))
                     left = max(seconds - (trio.current_time() - began), LEAST_SECONDS)
-                    part = await self._ask(careful, query_id, left, budget)
+                    part = await self._ask(careful, asking.gathering(careful, index), asking, left)
                 return part
         except trio.TooSlowError:
             error: SynDBError = DeadlineExceeded(f"no answer within {seconds:g} s")
         except SynDBError as failed:
             error = failed
+        # Also what a reader adds that has not noticed yet that nobody waits for it: the part is closed to it.
+        await trio.to_thread.run_sync(gathering.drop, limiter=_checkers)
         log.warning("no part", cluster=target.name, code=error.code, cause=error.message)
         if target.cluster is not None and isinstance(error, PeerUnavailable | DeadlineExceeded):
             self.suspect(target.cluster.record.id)
@@ -169,30 +191,49 @@ class FanOut:
         )
         return Part(outcome, error=error)
 
-    async def _ask(self, target: Target, query_id: UUID, seconds: float, budget: Budget) -> Part:
+    async def _ask(self, target: Target, gathering: Gathering, asking: _Asking, seconds: float) -> Part:
         if target.cluster is None:
-            return await self._own(target, query_id, seconds, budget)
-        return await self._remote(target, target.cluster, query_id, seconds, budget)
+            return await self._own(target, gathering, asking, seconds)
+        return await self._remote(target, target.cluster, gathering, asking, seconds)
 
-    async def _own(self, target: Target, query_id: UUID, seconds: float, budget: Budget) -> Part:
+    async def _own(self, target: Target, gathering: Gathering, asking: _Asking, seconds: float) -> Part:
+        began = trio.current_time()
         limits = Limits(seconds=seconds, result_bytes=self.max_bytes)
-        answer = await self.warehouse.query(to_clickhouse(target.plan, "node"), limits=limits, query_id=str(query_id))
-        budget.spend(answer.table.nbytes)
-        table = await _checked(target.plan, answer.table)
-        return _answered(target, table, answer.scan.seconds, answer.scan.rows, answer.scan.bytes)
+        sql, query_id = to_clickhouse(target.plan, "node"), str(asking.query_id)
+        if asking.union is None or not self.own_flight():
+            answer: Answer | Offer = await self.warehouse.query(sql, limits=limits, query_id=query_id)
+        else:
+            answer = await self.warehouse.answer(sql, limits=limits, query_id=query_id, reader=asking.reader)
+        if isinstance(answer, Answer):
+            asking.budget.spend(answer.table.nbytes)
+            table = await _take(gathering, answer.table)
+            return _answered(target, gathering, table, answer.scan.seconds, answer.scan.rows, answer.scan.bytes)
+        endpoint = FlightEndpoint(location=self.own_flight(), certificate=answer.certificate, ticket=answer.ticket)
+        table = await _read(endpoint, gathering, asking, seconds)
+        return _answered(target, gathering, table, trio.current_time() - began, 0, 0)
 
-    async def _remote(self, target: Target, cluster: Cluster, query_id: UUID, seconds: float, budget: Budget) -> Part:
+    async def _remote(
+        self, target: Target, cluster: Cluster, gathering: Gathering, asking: _Asking, seconds: float
+    ) -> Part:
         began = trio.current_time()
         peer = self.peer(cluster)
         stop = True
+        delivery = await self.ways.choose(cluster, seconds)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._fail_when_unroutable, cluster)
-                question = AnalyticsQuery(query_id=query_id, plan=target.plan, seconds=seconds)
+                question = AnalyticsQuery(
+                    query_id=asking.query_id,
+                    plan=target.plan,
+                    seconds=seconds,
+                    reader=asking.reader,
+                    delivery=delivery.way,
+                    push_to=delivery.push_to,
+                )
                 result: AnalyticsResult = await peer.ask(question, timeout=seconds)
                 left = max(seconds - (trio.current_time() - began), LEAST_SECONDS)
                 with _damage():
-                    table = await _checked(target.plan, await self._fetch(cluster, result, left, budget))
+                    table = await self._collect(cluster, delivery, result, gathering, asking, left)
                 stop = False
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
@@ -203,36 +244,58 @@ class FanOut:
             raise error from None
         finally:
             if stop:
-                await _cancel(peer, query_id)
+                await _cancel(peer, asking.query_id)
+            if delivery.push_to is not None:
+                await self._forget(delivery)
         spent = trio.current_time() - began
-        return _answered(target, table, spent, result.scanned_rows, result.scanned_bytes)
+        return _answered(target, gathering, table, spent, result.scanned_rows, result.scanned_bytes)
 
-    async def _fetch(self, cluster: Cluster, result: AnalyticsResult, seconds: float, budget: Budget) -> pa.Table:
+    async def _collect(
+        self,
+        cluster: Cluster,
+        delivery: Delivery,
+        result: AnalyticsResult,
+        gathering: Gathering,
+        asking: _Asking,
+        seconds: float,
+    ) -> pa.Table | None:
         if result.inline is not None:
-            budget.spend(len(result.inline))
+            asking.budget.spend(len(result.inline))
             with pa.ipc.open_stream(result.inline) as reader:
-                return reader.read_all()
-        if result.endpoint is None or result.endpoint.ticket is None:
-            raise IncompleteResult("the node sent neither a result nor a ticket")
-        # The hub dials only what the node registered and somebody approved, whatever an answer says.
-        if not cluster.dial.flight:
-            raise PeerUnavailable(no_flight(cluster))
-        endpoint = FlightEndpoint(
-            location=cluster.dial.flight,
-            certificate=cluster.dial.flight_certificate,
-            ticket=result.endpoint.ticket,
-        )
-        reading = flight.Reading(endpoint, seconds=seconds, max_bytes=sys.maxsize)  # the budget counts
+                return await _take(gathering, reader.read_all())
+        if result.pushed:
+            endpoint = await self.ways.claim(delivery, asking.reader)
+        else:
+            endpoint = _at_node(cluster, result)
         try:
-            read = partial(_read, reading, budget)
-            return await trio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=_readers)
-        except trio.Cancelled:
-            reading.cancel()
+            return await _read(endpoint, gathering, asking, seconds)
+        except PeerUnavailable:
+            self.ways.failed(cluster, delivery)
             raise
+
+    async def _forget(self, delivery: Delivery) -> None:
+        with trio.CancelScope(shield=True), trio.move_on_after(CANCEL_SECONDS):
+            try:
+                await self.ways.ended(delivery)
+            except SynDBError as error:
+                log.debug("could not be forgotten", cause=error.message)
 
     async def _fail_when_unroutable(self, cluster: Cluster) -> None:
         cause = await self.directory.wait_unroutable(cluster.record.id)
         raise PeerUnavailable(f"the node stopped answering: {cause}")
+
+
+def _at_node(cluster: Cluster, result: AnalyticsResult) -> FlightEndpoint:
+    """Where a node's part waits: the hub dials only what the node registered and somebody approved."""
+    if result.endpoint is None or result.endpoint.ticket is None:
+        raise IncompleteResult("the node sent neither a result nor a ticket")
+    if not cluster.dial.flight:
+        raise PeerUnavailable(no_flight(cluster))
+    return FlightEndpoint(
+        location=cluster.dial.flight,
+        certificate=cluster.dial.flight_certificate,
+        ticket=result.endpoint.ticket,
+    )
 
 
 def no_flight(cluster: Cluster) -> str:
@@ -248,21 +311,36 @@ def no_flight(cluster: Cluster) -> str:
     )
 
 
-def _read(reading: flight.Reading, budget: Budget) -> pa.Table:
+async def _read(endpoint: FlightEndpoint, gathering: Gathering, asking: _Asking, seconds: float) -> pa.Table | None:
+    """Take a part from a Flight server, in a thread; at most as fast as it is taken in here."""
+    reading = flight.Reading(endpoint, seconds=seconds, max_bytes=sys.maxsize, secret=asking.secret)
+    try:
+        read = partial(_drain, reading, gathering, asking.budget)
+        return await trio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=_readers)
+    except trio.Cancelled:
+        reading.cancel()
+        raise
+
+
+def _drain(reading: flight.Reading, gathering: Gathering, budget: Budget) -> pa.Table | None:
     """A whole result, every batch counted as it comes; blocks."""
-    batches = []
     for batch in reading.batches():
         budget.spend(batch.nbytes)
-        batches.append(batch)
-    return pa.Table.from_batches(batches, schema=reading.schema)
+        gathering.add(batch)
+    return gathering.end(reading.schema)
 
 
-async def _checked(plan: Plan, table: pa.Table) -> pa.Table:
-    """The part, if it is sound and what was asked for (:func:`syndb_common.syql.conform`)."""
-    check = partial(conform, partial_schema(plan), table)
-    if table.nbytes <= CHECKED_HERE_BYTES:
-        return check()
-    return await trio.to_thread.run_sync(check, abandon_on_cancel=True, limiter=_checkers)
+async def _take(gathering: Gathering, table: pa.Table) -> pa.Table | None:
+    """Take in a part that is here. What is large, or is written to a disk, is not for the loop."""
+    if table.nbytes <= CHECKED_HERE_BYTES and isinstance(gathering, Whole):
+        return _add_all(gathering, table)
+    return await trio.to_thread.run_sync(_add_all, gathering, table, abandon_on_cancel=True, limiter=_checkers)
+
+
+def _add_all(gathering: Gathering, table: pa.Table) -> pa.Table | None:
+    for batch in table.to_batches():
+        gathering.add(batch)
+    return gathering.end(table.schema)
 
 
 @contextlib.contextmanager
@@ -282,15 +360,17 @@ async def _cancel(peer: ActorRef, query_id: UUID) -> None:
             log.debug("could not cancel", cause=error.message)
 
 
-def _answered(target: Target, table: pa.Table, seconds: float, scanned_rows: int, scanned_bytes: int) -> Part:
+def _answered(
+    target: Target, gathering: Gathering, table: pa.Table | None, seconds: float, scanned_rows: int, scanned_bytes: int
+) -> Part:
     outcome = NodeOutcome(
         cluster=target.name,
         status="answered",
-        rows=table.num_rows,
+        rows=gathering.rows,
         seconds=seconds,
         scanned_rows=scanned_rows,
         scanned_bytes=scanned_bytes,
-        bytes=table.nbytes,
+        bytes=gathering.bytes,
     )
     return Part(outcome, table)
 

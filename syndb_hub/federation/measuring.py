@@ -75,7 +75,7 @@ class Measurements:
                 row_count=rows or 0,
                 cluster_count=len(nodes),
                 payload_bytes=sum(part.outcome.bytes for part in parts),
-                success=rows is not None and all(part.table is not None for part in parts),
+                success=rows is not None and all(part.answered for part in parts),
             )
 
     def health_check(self, cluster_id: UUID, *, latency_ms: float, success: bool) -> None:

@@ -25,6 +25,7 @@ from syndb_common.metrics import QUERY_SECONDS, timed
 from syndb_common.syql import Plan, Query, Scope, parse, partial_schema, plan, to_clickhouse
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.federation.fan_out import FanOut, Part
+from syndb_hub.federation.gathering import Union
 from syndb_hub.federation.measuring import Measurements
 from syndb_hub.federation.service import (
     Answered,
@@ -33,6 +34,7 @@ from syndb_hub.federation.service import (
     Provenance,
     QueryTarget,
     Require,
+    Rows,
     VersionRead,
 )
 from syndb_hub.federation.targets import Holding, Targets, assign, check_names, lost, versions, visible, with_missing
@@ -124,42 +126,68 @@ class FederatedQueries:
         """See the protocol."""
         began = time.monotonic()
         planned = await self._plan(text, scope, cluster_ids)
+        tables: list[pa.Table] = []
+
+        async def merge(parts: Sequence[Part], left: float) -> int:
+            tables.append(await self._merge(planned, parts, left))
+            return int(tables[0].num_rows)
+
+        provenance = await self._answer(planned, None, merge, began, seconds, require, named=cluster_ids is not None)
+        return Answered(tables[0], provenance)
+
+    async def run_into(
+        self,
+        text: str,
+        rows: Rows,
+        *,
+        scope: Scope | None,
+        cluster_ids: Sequence[UUID] | None = None,
+        seconds: float,
+        require: Require = "any",
+    ) -> Provenance:
+        """See the protocol."""
+        began = time.monotonic()
+        planned = await self._plan(text, scope, cluster_ids)
+        union = Union(planned.plan, rows) if Union.suits(planned.plan) else None
+
+        async def end(parts: Sequence[Part], left: float) -> int:
+            if union is not None:
+                return await rows.select(planned.plan.offset, planned.plan.limit)
+            return await rows.write(await self._merge(planned, parts, left))
+
+        return await self._answer(planned, union, end, began, seconds, require, named=cluster_ids is not None)
+
+    async def _answer(
+        self,
+        planned: Planned,
+        union: Union | None,
+        end: Callable[[Sequence[Part], float], Awaitable[int]],
+        began: float,
+        seconds: float,
+        require: Require,
+        *,
+        named: bool,
+    ) -> Provenance:
+        """Ask, have ``end`` make the answer of the parts and say its rows, and say where it comes from."""
         parts: list[Part] = []
         try:
             allowed = min(seconds, self._delegation_seconds)
             with timed(QUERY_SECONDS, planned.scope.value), tracing.span("query", scope=planned.scope.value):
-                parts = await self._fan_out.ask(planned.targets.asked, uuid4(), allowed)
+                parts = await self._fan_out.ask(planned.targets.asked, uuid4(), allowed, union)
                 _check_enough(parts, planned.targets, require)
-                answered = await self._merge(planned, parts, began, seconds)
+                rows = await end(parts, max(LEAST_MERGE_SECONDS, seconds - (time.monotonic() - began)))
         except SynDBError:
-            self._measure(planned, parts, None, began, named=cluster_ids is not None)
+            self._measure(planned, parts, None, began, named=named)
             raise
-        self._measure(planned, parts, answered.table.num_rows, began, named=cluster_ids is not None)
-        return answered
+        self._measure(planned, parts, rows, began, named=named)
+        return _provenance(planned, parts, rows, time.monotonic() - began)
 
-    async def _merge(self, planned: Planned, parts: Sequence[Part], began: float, seconds: float) -> Answered:
-        """The answer made of the parts that came, and where it comes from."""
+    async def _merge(self, planned: Planned, parts: Sequence[Part], seconds: float) -> pa.Table:
+        """The answer made of the parts that came."""
         tables = [part.table for part in parts if part.table is not None]
         partials = pa.concat_tables(tables) if tables else partial_schema(planned.plan).empty_table()
-        left = max(LEAST_MERGE_SECONDS, seconds - (time.monotonic() - began))
-        merged = await self._merger.merge(to_clickhouse(planned.plan, "hub"), partials, limits=Limits(seconds=left))
-        outcomes = [part.outcome for part in parts] + list(planned.targets.skipped)
-        answered = {outcome.cluster for outcome in outcomes if outcome.status == "answered"}
-        holdings = planned.targets.holdings
-        provenance = Provenance(
-            plan_hash=planned.plan.hash,
-            scope=planned.scope,
-            versions=[_version(holding) for holding in holdings if holding.holder in answered],
-            missing_versions=[_version(holding) for holding in holdings if holding.holder not in answered],
-            nodes=outcomes,
-            rows=merged.table.num_rows,
-            scanned_rows=sum(outcome.scanned_rows for outcome in outcomes),
-            scanned_bytes=sum(outcome.scanned_bytes for outcome in outcomes),
-            seconds=time.monotonic() - began,
-            truncated=False,
-            complete=all(outcome.status == "answered" for outcome in outcomes),
-        )
-        return Answered(merged.table, provenance)
+        limits = Limits(seconds=seconds)
+        return (await self._merger.merge(to_clickhouse(planned.plan, "hub"), partials, limits=limits)).table
 
     def _measure(self, planned: Planned, parts: Sequence[Part], rows: int | None, began: float, *, named: bool) -> None:
         if self._measurements is not None:
@@ -241,11 +269,30 @@ def _relies_on_names(query: Query) -> bool:
     return "dataset" in mentioned and "dataset_id" not in mentioned
 
 
+def _provenance(planned: Planned, parts: Sequence[Part], rows: int, seconds: float) -> Provenance:
+    outcomes = [part.outcome for part in parts] + list(planned.targets.skipped)
+    answered = {outcome.cluster for outcome in outcomes if outcome.status == "answered"}
+    holdings = planned.targets.holdings
+    return Provenance(
+        plan_hash=planned.plan.hash,
+        scope=planned.scope,
+        versions=[_version(holding) for holding in holdings if holding.holder in answered],
+        missing_versions=[_version(holding) for holding in holdings if holding.holder not in answered],
+        nodes=outcomes,
+        rows=rows,
+        scanned_rows=sum(outcome.scanned_rows for outcome in outcomes),
+        scanned_bytes=sum(outcome.scanned_bytes for outcome in outcomes),
+        seconds=seconds,
+        truncated=False,
+        complete=all(outcome.status == "answered" for outcome in outcomes),
+    )
+
+
 def _check_enough(parts: Sequence[Part], targets: Targets, require: Require) -> None:
-    failed = [part for part in parts if part.table is None]
+    failed = [part for part in parts if not part.answered]
     missing = [f"{part.outcome.cluster} ({part.outcome.cause})" for part in failed]
     missing.extend(f"{skipped.cluster} ({skipped.cause})" for skipped in targets.skipped)
-    nobody = bool(missing) and not any(part.table is not None for part in parts)
+    nobody = bool(missing) and not any(part.answered for part in parts)
     if not missing or (require == "any" and not nobody):
         return
     codes = {part.error.code for part in failed if part.error is not None}

@@ -177,6 +177,33 @@ class Answered:
     provenance: Provenance
 
 
+class Rows(Protocol):
+    """Where the rows of an answer are written, a batch at a time. What is not complete never shows.
+
+    The first three block and may be called from any thread.
+    """
+
+    def open(self, schema: pa.Schema) -> None:
+        """Say what columns there will be; called once, first."""
+        ...
+
+    def add(self, part: int, batch: pa.RecordBatch) -> None:
+        """Take rows of a part; returns when they are written."""
+        ...
+
+    def drop(self, part: int) -> None:
+        """Forget every row of a part, and take no more of it."""
+        ...
+
+    async def select(self, offset: int, limit: int | None) -> int:
+        """The parts are complete: of their rows skip some, keep at most so many, and return how many are left."""
+        ...
+
+    async def write(self, table: pa.Table) -> int:
+        """Take a whole answer instead, and return its rows."""
+        ...
+
+
 class Queries(Protocol):
     """Questions in SyQL. All methods raise ``SyQLError`` for a text that cannot be answered, and
     ``InvalidRequest`` when ``scope`` disagrees with the scope the text itself names."""
@@ -205,6 +232,23 @@ class Queries(Protocol):
         Raises:
             DeadlineExceeded: no answer in time.
             Unavailable: no node answered, or with ``require="all"`` at least one did not.
+        """
+        ...
+
+    async def run_into(
+        self,
+        text: str,
+        rows: Rows,
+        *,
+        scope: Scope | None,
+        cluster_ids: Sequence[UUID] | None = None,
+        seconds: float,
+        require: Require = "any",
+    ) -> Provenance:
+        """:meth:`run` for an answer of any size: its rows go to ``rows`` as they come.
+
+        Raises:
+            As :meth:`run`; then nothing of what was written counts.
         """
         ...
 

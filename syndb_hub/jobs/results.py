@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from uuid import UUID
 
-import pyarrow as pa
 import trio
 
-from syndb_common.errors import DataError, LimitExceeded, NotFound, Unavailable
+from syndb_common.errors import DataError, NotFound
+from syndb_hub.jobs.writing import ResultWriter
 from syndb_hub.store.jobs import StoredResult
-
-ROWS_PER_BATCH = 65_536
-"""Rows of a record batch in a result file: what a reader has to hold at a time."""
 
 _EXPIRED = "the result is not kept any more"
 _RUN_AGAIN = "Run the query again."
@@ -38,14 +35,29 @@ class ResultFiles:
         """Create the folder; remove everything in it that belongs to none of these jobs."""
         await trio.to_thread.run_sync(self._prepare, {self.path(job_id).name for job_id in keep}, limiter=self._limiter)
 
-    async def write(self, job_id: UUID, table: pa.Table) -> StoredResult:
-        """Keep a table as the result of a job.
+    @asynccontextmanager
+    async def writing(self, job_id: UUID) -> AsyncIterator[ResultWriter]:
+        """Write the result of a job; nothing of it is left after the block unless it was kept.
+
+        Raises:
+            Unavailable: the folder cannot be written.
+        """
+        part = self.path(job_id).with_suffix(".part")
+        writer = ResultWriter(part, max_bytes=self._max_result_bytes, limiter=self._limiter)
+        try:
+            yield writer
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(writer.abandon, limiter=self._limiter)
+
+    async def keep(self, job_id: UUID, writer: ResultWriter) -> StoredResult:
+        """Keep what was written as the result of a job.
 
         Raises:
             LimitExceeded: it is larger than one result may be.
             Unavailable: the folder cannot be written.
         """
-        return await trio.to_thread.run_sync(self._write, job_id, table, limiter=self._limiter)
+        return await trio.to_thread.run_sync(self._keep, job_id, writer, limiter=self._limiter)
 
     async def verified(self, job_id: UUID, kept: StoredResult) -> Path:
         """The file of a result, after its checksum was compared.
@@ -67,29 +79,10 @@ class ResultFiles:
             if entry.suffix in (".arrow", ".part") and entry.name not in keep:
                 entry.unlink()
 
-    def _write(self, job_id: UUID, table: pa.Table) -> StoredResult:
-        if table.nbytes > self._max_result_bytes:
-            raise self._too_large(table.nbytes)
+    def _keep(self, job_id: UUID, writer: ResultWriter) -> StoredResult:
+        kept = writer.finish()
         target = self.path(job_id)
-        part = target.with_suffix(".part")
-        try:
-            try:
-                with part.open("wb") as file:
-                    with pa.ipc.new_file(file, table.schema) as writer:
-                        writer.write_table(table, max_chunksize=ROWS_PER_BATCH)
-                    file.flush()
-                    os.fsync(file.fileno())
-                size = part.stat().st_size
-                if size > self._max_result_bytes:
-                    raise self._too_large(size)
-                kept = StoredResult(size, _sha256(part))
-                part.replace(target)
-            finally:
-                part.unlink(missing_ok=True)
-        except OSError as error:
-            raise Unavailable(
-                f"the result cannot be stored: {error.strerror}", hint="Check free space on the hub's disk."
-            ) from error
+        target.with_suffix(".part").replace(target)
         return kept
 
     def _verify(self, job_id: UUID, kept: StoredResult) -> Path:
@@ -101,14 +94,6 @@ class ResultFiles:
         if not intact:
             raise DataError("The stored result is damaged: its checksum differs.", hint=_RUN_AGAIN)
         return path
-
-    def _too_large(self, size: int) -> LimitExceeded:
-        return LimitExceeded(
-            f"the result has {size:,} bytes; a job may keep {self._max_result_bytes:,}",
-            hint="Select fewer columns or rows, aggregate, or raise jobs.max_result_bytes on the hub.",
-            bytes=size,
-            limit=self._max_result_bytes,
-        )
 
 
 def _sha256(path: Path) -> str:

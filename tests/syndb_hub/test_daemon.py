@@ -272,7 +272,9 @@ async def large_result(store: Store, folder: Path) -> tuple[str, str]:
     )
     files = ResultFiles(folder, max_result_bytes=1 << 30)
     await files.prepare([])
-    kept = await files.write(job.id, pa.table({"synapse_count": np.arange(ROWS, dtype=np.uint64)}))
+    async with files.writing(job.id) as writer:
+        await writer.write(pa.table({"synapse_count": np.arange(ROWS, dtype=np.uint64)}))
+        kept = await files.keep(job.id, writer)
     await Jobs(store).add(job)
     await Jobs(store).start(job.id, now)
     await Jobs(store).complete(job.id, now, Provenance(plan_hash="0" * 64, scope=Scope.LOCAL), ROWS, kept)

@@ -28,7 +28,7 @@ from syndb_common.errors import (
 )
 from syndb_common.messages import Acknowledged, AnalyticsQuery, AnalyticsResult, CancelQuery, FlightEndpoint
 from syndb_common.syql import Plan, parse, partial_schema, plan
-from syndb_hub.federation import fan_out
+from syndb_hub.federation import fan_out, gathering
 from syndb_hub.federation.fan_out import FanOut, Part
 from syndb_hub.federation.targets import Target
 from tests.actors.federation_parts import ENDPOINTS, Peer, cluster, published
@@ -314,11 +314,11 @@ async def test_a_large_part_is_checked_beside_the_loop(
         threads.append(threading.current_thread())
         return found
 
-    monkeypatch.setattr(fan_out, "conform", conform)
+    monkeypatch.setattr(gathering, "conform", conform)
     large = pa.table([pa.array([7] * rows, part().schema.types[0])], part().schema)
     federation = Federation(own=large)
     await federation.ask(own=True)
-    assert [thread is not threading.current_thread() for thread in threads] == [elsewhere]
+    assert {thread is not threading.current_thread() for thread in threads} == {elsewhere}
 
 
 async def test_a_part_that_lost_digits_is_asked_for_again_with_care_and_once() -> None:

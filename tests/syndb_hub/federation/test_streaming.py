@@ -1,0 +1,139 @@
+"""Row queries: their parts go into the result as they come, and say the same as a merge of whole parts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import trio
+
+from actors.analytics_delegate import to_ipc
+from actors.directory import Cluster, Directory, Health
+from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.errors import LimitExceeded, PeerUnavailable, SynDBError, Unavailable
+from syndb_common.messages import Acknowledged, AnalyticsQuery, AnalyticsResult, CancelQuery
+from syndb_common.syql import Scope, partial_schema
+from syndb_hub.federation.fan_out import FanOut
+from syndb_hub.federation.queries import FederatedQueries
+from syndb_hub.jobs.writing import ResultWriter
+from tests.actors.federation_parts import Peer, cluster, published
+
+ROWS = "SELECT cid, synapse_count, connection_score, synapse_type FROM synapses"
+
+
+class Nodes:
+    """Nodes that answer row queries with ``count`` rows each, or with an error."""
+
+    def __init__(self, merger: Any, answers: dict[str, int | SynDBError | Callable[[pa.Table], bytes]]) -> None:
+        self.directory = Directory()
+        self.answers = answers
+        for name in answers:
+            versions = (published(name, synapses=10),)
+            self.directory.publish([cluster(name, health=Health.HEALTHY, cause="", versions=versions)])
+        self.queries = FederatedQueries(
+            directory=self.directory,
+            own=self._own,
+            fan_out=FanOut(self.directory, merger, self._peer, 10**8),
+            merger=merger,
+            delegation_seconds=20,
+        )
+
+    async def _own(self) -> tuple[()]:
+        await trio.lowlevel.checkpoint()
+        return ()
+
+    def _peer(self, node: Cluster) -> Peer:
+        def compute(message: AnalyticsQuery) -> AnalyticsResult:
+            answer = self.answers[node.record.name]
+            if isinstance(answer, SynDBError):
+                raise answer
+            table = some_rows(partial_schema(message.plan), answer if isinstance(answer, int) else 5, node.record.name)
+            return AnalyticsResult(inline=to_ipc(table) if isinstance(answer, int) else answer(table))
+
+        return Peer({AnalyticsQuery: compute, CancelQuery: lambda message: Acknowledged()})
+
+    async def run_into(self, text: str, writer: ResultWriter, **options: Any) -> Any:
+        return await self.queries.run_into(text, writer, **{"scope": Scope.REMOTE, "seconds": 30.0, **options})
+
+
+def some_rows(schema: pa.Schema, count: int, name: str) -> pa.Table:
+    def column(kind: pa.DataType) -> pa.Array:
+        values = [f"{name} {n}" if pa.types.is_string(kind) else n for n in range(count)]
+        return pa.array([None, *values[1:]] if values else [], pa.string() if pa.types.is_string(kind) else pa.int64())
+
+    return pa.table([column(field.type).cast(field.type) for field in schema], schema)
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> ResultWriter:
+    return ResultWriter(tmp_path / "result.part", max_bytes=10**8, limiter=trio.CapacityLimiter(2))
+
+
+@pytest.fixture
+async def merger(nursery: trio.Nursery) -> AsyncIterator[EmbeddedEngine]:
+    engine = EmbeddedEngine(None, name="merger")
+    await nursery.start(engine.run)
+    yield engine
+    nursery.cancel_scope.cancel()
+
+
+def read(writer: ResultWriter, tmp_path: Path) -> pa.Table:
+    writer.finish()
+    return pa.ipc.open_file(tmp_path / "result.part").read_all()
+
+
+def key(row: dict[str, Any]) -> str:
+    return repr(sorted(row.items()))
+
+
+async def test_a_streamed_answer_has_the_rows_and_the_columns_of_a_merged_one(
+    merger: EmbeddedEngine, writer: ResultWriter, tmp_path: Path
+) -> None:
+    nodes = Nodes(merger, {"worm": 7, "fly": 0, "mouse": 300})
+    merged = (await nodes.queries.run(ROWS, scope=Scope.REMOTE, seconds=30.0)).table
+    provenance = await nodes.run_into(ROWS, writer)
+    streamed = read(writer, tmp_path)
+    assert streamed.schema.equals(merged.schema)
+    assert sorted(map(key, streamed.to_pylist())) == sorted(map(key, merged.to_pylist()))
+    assert (provenance.rows, provenance.complete) == (307, True)
+    assert {outcome.cluster: outcome.rows for outcome in provenance.nodes} == {"worm": 7, "fly": 0, "mouse": 300}
+
+
+async def test_limit_and_offset_count_over_all_nodes(writer: ResultWriter, tmp_path: Path) -> None:
+    provenance = await Nodes(None, {"worm": 7, "fly": 7}).run_into(f"{ROWS} LIMIT 9 OFFSET 3", writer)
+    assert (provenance.rows, read(writer, tmp_path).num_rows) == (9, 9)
+
+
+async def test_an_answer_in_order_is_merged(merger: EmbeddedEngine, writer: ResultWriter, tmp_path: Path) -> None:
+    text = "SELECT synapse_count FROM synapses ORDER BY synapse_count DESC LIMIT 4"
+    await Nodes(merger, {"worm": 7, "fly": 5}).run_into(text, writer)
+    assert read(writer, tmp_path)["synapse_count"].to_pylist() == [6, 5, 4, 4]
+
+
+async def test_an_aggregate_is_merged(merger: EmbeddedEngine, writer: ResultWriter, tmp_path: Path) -> None:
+    await Nodes(merger, {"worm": 2, "fly": 1}).run_into("SELECT COUNT(*) AS n FROM synapses", writer)
+    assert read(writer, tmp_path).num_rows == 1
+
+
+@pytest.mark.parametrize("broken", [PeerUnavailable("gone"), lambda table: to_ipc(table)[:-100]])
+async def test_nothing_is_kept_of_a_part_that_broke_off_and_the_answer_says_so(
+    broken: Any, writer: ResultWriter, tmp_path: Path
+) -> None:
+    provenance = await Nodes(None, {"worm": 7, "fly": broken}).run_into(ROWS, writer)
+    assert not provenance.complete
+    assert {outcome.cluster: outcome.status for outcome in provenance.nodes} == {"worm": "answered", "fly": "failed"}
+    assert [row["synapse_count"] for row in read(writer, tmp_path).to_pylist()] == [None, *range(1, 7)]
+
+
+async def test_an_answer_that_must_be_complete_fails_with_a_broken_part(writer: ResultWriter) -> None:
+    with pytest.raises(Unavailable, match="gone"):
+        await Nodes(None, {"worm": 7, "fly": PeerUnavailable("gone")}).run_into(ROWS, writer, require="all")
+
+
+async def test_a_result_that_cannot_be_written_fails_the_query_and_blames_no_node(tmp_path: Path) -> None:
+    small = ResultWriter(tmp_path / "result.part", max_bytes=500, limiter=trio.CapacityLimiter(2))
+    with pytest.raises(LimitExceeded, match="a job may keep 500"):
+        await Nodes(None, {"worm": 700, "fly": 7}).run_into(ROWS, small)
