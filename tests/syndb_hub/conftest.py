@@ -25,7 +25,9 @@ from syndb_common.errors import InvalidRequest, NotFound, NotSupported, SyQLSynt
 from syndb_common.messages import SchemaMigration
 from syndb_common.syql.plan import ColumnRef, Output, Plan, PlannedDataset, Scope
 from syndb_common.tables.identity import dataset_id
+from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.auth import Right, TokenService
+from syndb_hub.downloads import Downloads
 from syndb_hub.federation.joining import HttpJoining
 from syndb_hub.federation.service import (
     Answered,
@@ -46,6 +48,7 @@ from syndb_hub.federation.service import (
     TransitionView,
     VersionRead,
 )
+from syndb_hub.federation.targets import Holding
 from syndb_hub.http import Services, create_app, serve
 from syndb_hub.jobs import JobRunner
 from syndb_hub.settings import HttpSettings, JobSettings
@@ -204,7 +207,9 @@ class ArrowQueries:
                 table = table.filter(pc.is_in(pc.cast(table[test.this.name], pa.string()), pa.array(values)))
         names = [each.alias_or_name for each in statement.selects]
         plain = [each.unalias() for each in statement.selects]
-        if any(isinstance(each, exp.AggFunc) for each in plain):
+        if isinstance(plain[0], exp.Star):
+            names = table.column_names
+        elif any(isinstance(each, exp.AggFunc) for each in plain):
             group = statement.args.get("group")
             keys = [each.name for each in group.expressions] if group else []
             table = self._aggregate(table, keys, names, plain)
@@ -245,6 +250,10 @@ class TwoNodes:
     def __init__(self) -> None:
         self.health: Health = "healthy"
         self.more: list[ClusterView] = []
+        self.held: list[PublishedVersion] = []
+
+    async def holdings(self) -> list[Holding]:
+        return [Holding(version, None) for version in self.held]
 
     async def clusters(self) -> list[ClusterView]:
         datasets = tuple(
@@ -386,6 +395,7 @@ class Hub:
     federation: TwoNodes
     probe: Components
     jobs: JobRunner
+    downloads: Downloads
     control: Control
     benchmarks: StoredBenchmarks
 
@@ -439,6 +449,7 @@ async def hub(
     """A hub on a free port; it ends with the test."""
     queries, federation, probe, tokens = ArrowQueries(), TwoNodes(), Components(), TokenService(store)
     jobs = JobRunner(store, queries, tmp_path / "objects", hub_options.jobs)
+    downloads = Downloads(tmp_path / "downloads", jobs, federation.holdings, hub_options.jobs)
     control, benchmarks = Control(federation), StoredBenchmarks(store)
     services = Services(
         queries=queries,
@@ -447,6 +458,7 @@ async def hub(
         joining=HttpJoining(registry, hub_identity, lambda _: False),
         benchmarks=benchmarks,
         jobs=jobs,
+        downloads=downloads,
         tokens=tokens,
         probe=probe,
         migrations=lambda: MIGRATIONS,
@@ -454,10 +466,11 @@ async def hub(
         settings=hub_options.http,
     )
     await nursery.start(jobs.run)
+    await nursery.start(downloads.run)
 
     async def run(task_status: trio.TaskStatus[str]) -> None:
         await serve(create_app(services), "127.0.0.1", 0, task_status=task_status, **hub_options.serve)
 
     url = await nursery.start(run)
     issued = await tokens.create("everything", [Right.EVERYTHING])
-    return Hub(url, issued.text, tokens, queries, federation, probe, jobs, control, benchmarks)
+    return Hub(url, issued.text, tokens, queries, federation, probe, jobs, downloads, control, benchmarks)
