@@ -263,9 +263,8 @@ def _die_when_told() -> None:
 
 
 def _warm_up(keeper: Keeper) -> None:
-    """The first Arrow rows into ClickHouse cost it more than half a second, once: spend it before someone waits.
-
-    Nothing else runs meanwhile: a query beside it was seen to wait for ever, once in thirty starts.
+    """Let the first rows into ClickHouse come in alone: a query beside them was seen to wait for ever, in one of thirty
+    starts. It takes some milliseconds.
     """
     rows = pa.table({"n": [1]})
     with suppress(SynDBError), keeper.working(session=True) as work:

@@ -86,6 +86,12 @@ async def test_the_owners_token_and_key_are_out_of_the_engines_reach(engine: Emb
             await engine.execute(f"CREATE TABLE syndb.t ENGINE = Memory AS SELECT * FROM file('{secret}', 'RawBLOB')")
 
 
+async def test_the_engine_loads_no_library_it_does_not_use(engine: EmbeddedEngine) -> None:
+    """pyarrow loads pandas by itself at a start, if it can: that would be a third of the time it takes."""
+    assert "/chdb/" in Path(f"/proc/{engine.pid}/maps").read_text()
+    assert "/pandas/" not in Path(f"/proc/{engine.pid}/maps").read_text()
+
+
 async def test_chdb_is_never_loaded_into_the_daemon(engine: EmbeddedEngine) -> None:
     assert not any(name.partition(".")[0] == "chdb" for name in sys.modules)
 
