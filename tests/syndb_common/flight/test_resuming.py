@@ -1,0 +1,226 @@
+"""An upload goes on where it was, whatever died: nothing is lost and nothing doubled."""
+
+import random
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pyarrow as pa
+import pytest
+import trio
+
+from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.published import versions
+from syndb_common.errors import Conflict, NotFound
+from syndb_common.flight.uploader import upload
+from syndb_common.flight.uploads import Abort, Publish, PublishResult, Put
+from tests.syndb_common.flight.uploading import (
+    METADATA,
+    WORM,
+    RawClient,
+    kill,
+    neurons,
+    restarted_engine,
+    rows,
+    target_of,
+)
+
+pytestmark = pytest.mark.slow
+
+ALL = "SELECT count() AS n, uniqExact(source_id) AS ids, sum(soma_x) AS x FROM syndb.neurons WHERE version = {}"
+
+
+@pytest.fixture
+async def living(tmp_path: Path) -> AsyncIterator[EmbeddedEngine]:
+    async with restarted_engine(tmp_path) as engine:
+        yield engine
+
+
+async def test_streams_are_numbered_resumed_repeated_and_never_have_gaps(living: EmbeddedEngine) -> None:
+    first, second = uuid4(), uuid4()
+    with RawClient(target_of(living)) as client:
+        key = uuid4()
+        upload_id = client.begin("neurons", key=key)
+        assert client.begin("neurons", key=key) == upload_id
+        with pytest.raises(Conflict, match="being uploaded already"):
+            client.begin("neurons", key=uuid4())
+        put = Put(upload_id=upload_id, table="neurons", stream=first)
+        assert client.put(put, [(0, neurons(0, 10)), (1, neurons(10, 5))]) == [(0, 10), (1, 5)]
+        # A client that is not sure repeats; what is there already is acknowledged and skipped.
+        assert client.put(put, [(1, neurons(10, 5)), (2, neurons(15, 5))]) == [(1, 5), (2, 5)]
+        with pytest.raises(Conflict, match="batch 4 came where 3 was due"):
+            client.put(put, [(4, neurons(100, 5))])
+        assert client.put(put.model_copy(update={"stream": second}), [(0, neurons(20, 7))]) == [(0, 7)]
+        before = client.status(upload_id)
+        assert (before.state, before.streams, before.rows) == ("open", {first: 3, second: 1}, {"neurons": 27})
+
+    await kill(living)
+
+    with RawClient(target_of(living)) as client:
+        assert client.status(upload_id) == before
+        assert client.put(put, [(2, neurons(15, 5)), (3, neurons(27, 3))]) == [(2, 5), (3, 3)]
+        result = PublishResult.model_validate_json(client.act(Publish(upload_id=upload_id)))
+        assert (result.version, result.row_counts) == (1, {"neurons": 30})
+    await kill(living)
+    with RawClient(target_of(living)) as client:  # the answer may have been lost
+        assert PublishResult.model_validate_json(client.act(Publish(upload_id=upload_id))) == result
+        assert client.status(upload_id).result == result
+    assert await rows(living, ALL.format(1)) == [{"n": 30, "ids": 30, "x": sum(range(30))}]
+
+
+async def test_a_stream_goes_on_in_the_newest_connection_only(living: EmbeddedEngine) -> None:
+    with RawClient(target_of(living)) as client, RawClient(target_of(living)) as other:
+        upload_id = client.begin("neurons")
+        put = Put(upload_id=upload_id, table="neurons", stream=uuid4())
+        writer, answers = client.open(put, neurons(0, 1).schema)
+        writer.write_with_metadata(neurons(0, 3).to_batches()[0], b'{"seq": 0}')
+        assert await trio.to_thread.run_sync(answers.read) is not None
+
+        assert await trio.to_thread.run_sync(other.put, put, [(1, neurons(3, 3))]) == [(1, 3)]
+
+        with pytest.raises(pa.ArrowException, match="goes on in another connection"):
+            await trio.to_thread.run_sync(writer.close)
+        other.act(Publish(upload_id=upload_id))
+    assert await rows(living, ALL.format(1)) == [{"n": 6, "ids": 6, "x": 15.0}]
+
+
+async def test_an_upload_that_was_dropped_takes_nothing_and_leaves_nothing(living: EmbeddedEngine) -> None:
+    with RawClient(target_of(living)) as client:
+        upload_id = client.begin("neurons")
+        put = Put(upload_id=upload_id, table="neurons", stream=uuid4())
+        client.put(put, [(0, neurons(0, 3))])
+        client.act(Abort(upload_id=upload_id))
+        with pytest.raises(NotFound):
+            client.put(put, [(1, neurons(3, 3))])
+        with pytest.raises(NotFound):
+            client.status(upload_id)
+    await kill(living)
+    assert await rows(living, "SELECT name FROM system.tables WHERE database = 'syndb_staging'") == []
+    assert await rows(living, "SELECT * FROM syndb_records.uploads") == []
+
+
+async def test_many_small_batches_become_few_parts(living: EmbeddedEngine) -> None:
+    table = pa.Table.from_batches(neurons(0, 20_000).to_batches(max_chunksize=10))
+    seen: list[int] = []
+
+    def look(name: str, done: int, total: int) -> None:
+        if done == total:
+            seen.append(done)
+
+    await trio.to_thread.run_sync(lambda: upload(target_of(living), METADATA, WORM, {"neurons": table}, look))
+    assert seen == [20_000]
+    (found,) = await rows(
+        living, "SELECT count() AS parts FROM system.parts WHERE database = 'syndb' AND table = 'neurons' AND active"
+    )
+    assert found["parts"] <= 200
+    assert await rows(living, ALL.format(1)) == [{"n": 20_000, "ids": 20_000, "x": sum(range(20_000))}]
+
+
+async def test_the_uploader_goes_on_by_itself_when_the_engine_is_killed_again_and_again(
+    living: EmbeddedEngine,
+) -> None:
+    table = pa.Table.from_batches(neurons(0, 400_000).to_batches(max_chunksize=5_000))
+    chosen = sorted(random.Random(4).sample(range(50_000, 350_000), 3))
+    told: list[int] = []
+
+    def at(name: str, done: int, total: int) -> None:
+        told.append(done)
+        while chosen and done >= chosen[0]:
+            chosen.pop(0)
+            trio.from_thread.run(kill, living)
+
+    result = await trio.to_thread.run_sync(lambda: upload(target_of(living), METADATA, WORM, {"neurons": table}, at))
+
+    assert not chosen
+    assert told == sorted(set(told))
+    assert result.row_counts == {"neurons": 400_000}
+    assert await rows(living, ALL.format(1)) == [{"n": 400_000, "ids": 400_000, "x": sum(range(400_000))}]
+    again = await trio.to_thread.run_sync(lambda: upload(target_of(living), METADATA, WORM, {"neurons": table}))
+    assert (again.unchanged, again.content_hash) == (True, result.content_hash)
+
+
+CLIENT = '''
+import sys, time
+from uuid import UUID
+from syndb_common.flight.uploader import UploadTarget, upload
+from tests.syndb_common.flight.uploading import METADATA, WORM, neurons
+
+location, certificate, token, key = sys.argv[1:]
+
+class Slow:
+    """Rows that come slowly, so that there is something left when the process is killed."""
+
+    schema, num_rows = neurons(0, 1).schema, 30_000
+
+    def batches(self, first):
+        for number in range(first, 30):
+            yield neurons(1_000 * number, 1_000).to_batches()[0]
+            time.sleep(0.1)
+
+def progress(name, done, total):
+    print(done, flush=True)
+
+upload(UploadTarget(location, certificate, token), METADATA, WORM, {"neurons": Slow()}, progress, key=UUID(key))
+print("published", flush=True)
+'''
+
+
+async def _client(engine: EmbeddedEngine, key: UUID, kill_at: int | None) -> list[str]:
+    """An uploading process, killed once it has told of so many rows; the lines it printed."""
+    target = target_of(engine)
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-c", CLIENT, target.location, target.certificate_pem, target.token, str(key)],
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    said = b""
+    with trio.fail_after(120):
+        async for data in process.stdout:
+            said += data
+            lines = said.decode().split("\n")[:-1]
+            if kill_at is not None and any(line.isdigit() and int(line) >= kill_at for line in lines):
+                process.kill()
+        await process.wait()
+    return said.decode().split("\n")[:-1]
+
+
+async def test_a_client_that_was_killed_goes_on_in_another_process(living: EmbeddedEngine) -> None:
+    key = uuid4()
+    await _client(living, key, 5_000)
+    assert await versions(living) == []
+    lines = await _client(living, key, None)
+    assert lines[-1] == "published"
+    assert int(lines[0]) > 5_000
+    assert await rows(living, ALL.format(1)) == [{"n": 30_000, "ids": 30_000, "x": sum(range(30_000))}]
+
+
+async def test_a_kill_at_any_moment_of_publishing_leaves_all_or_nothing(living: EmbeddedEngine) -> None:
+    async with trio.open_nursery() as nursery:
+        for version, delay in enumerate((0.0, 0.03, 0.06, 0.1, 0.15, 0.25, 0.4), start=1):
+            killed = trio.Event()
+
+            async def kill_later(delay: float, killed: trio.Event) -> None:
+                await trio.sleep(delay)
+                await kill(living)
+                found = await rows(living, "SELECT DISTINCT version FROM syndb.neurons ORDER BY version")
+                published = [{"version": each.version} for each in await versions(living)]
+                assert found == published
+                killed.set()
+
+            def sent(name: str, done: int, total: int, delay: float = delay, killed: trio.Event = killed) -> None:
+                if done == total:
+                    trio.from_thread.run_sync(nursery.start_soon, kill_later, delay, killed)
+
+            tables = {"neurons": neurons(version, 100_000)}
+            result = await trio.to_thread.run_sync(upload, target_of(living), METADATA, WORM, tables, sent)
+            await killed.wait()
+            assert (result.version, result.unchanged) == (version, False)
+            assert await rows(living, ALL.format(version)) == [
+                {"n": 100_000, "ids": 100_000, "x": sum(range(version, version + 100_000))}
+            ]
+        hashes = [each.content_hash for each in await versions(living)]
+        assert len(set(hashes)) == 7
+        again = await trio.to_thread.run_sync(upload, target_of(living), METADATA, WORM, tables)
+        assert (again.unchanged, again.content_hash) == (True, hashes[-1])
