@@ -27,6 +27,7 @@ class Services:
     Attributes:
         migrations: gives all schema migrations the hub knows, in order.
         version: version of the software, shown in the OpenAPI document and by ping.
+        flight: gives location and certificate of the hub's Flight server, both empty while there is none.
     """
 
     queries: Queries
@@ -41,3 +42,4 @@ class Services:
     migrations: Callable[[], Sequence[SchemaMigration]]
     version: str
     settings: HttpSettings = field(default_factory=HttpSettings)
+    flight: Callable[[], tuple[str, str]] = lambda: ("", "")

@@ -8,6 +8,7 @@ from syndb_hub.http.routes import (
     clusters,
     downloads,
     federation,
+    flight,
     jobs,
     joining,
     meta_analysis,
@@ -24,5 +25,6 @@ OPERATIONS: tuple[Operation, ...] = (
     *syql.operations.all,
     *jobs.operations.all,
     *downloads.operations.all,
+    *flight.operations.all,
     *meta_analysis.operations.all,
 )
