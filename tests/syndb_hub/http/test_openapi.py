@@ -42,10 +42,15 @@ ROUTES = {
     ("get", "/v1/jobs/{job_id}"),
     ("delete", "/v1/jobs/{job_id}"),
     ("get", "/v1/jobs/{job_id}/result"),
+    ("get", "/v1/flight"),
+    ("post", "/v1/neurodata/downloads"),
+    ("get", "/v1/neurodata/downloads/{download_id}"),
+    ("delete", "/v1/neurodata/downloads/{download_id}"),
+    ("get", "/v1/neurodata/downloads/{download_id}/files/{name}"),
     ("post", "/v1/meta-analysis/analyze"),
     ("post", "/v1/meta-analysis/effects"),
 }
-PUBLIC = {"/health", "/v1/schema", "/v1/federation/ping", "/v1/federation/register"}
+PUBLIC = {"/v1/flight", "/health", "/v1/schema", "/v1/federation/ping", "/v1/federation/register"}
 
 
 @pytest.fixture(scope="module")
