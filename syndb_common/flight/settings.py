@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from syndb_common.settings import Settings
+from syndb_common.settings import OptionalPath, Settings
 
 TLS_NAME = "syndb"
 """Name in every Flight certificate. Clients pin the certificate itself, so the name says nothing and fits all."""
@@ -81,6 +81,16 @@ class FlightSettings:
         where = self.advertise or self.host
         return f"grpc+tls://{where}" if where.rpartition(":")[2].isdigit() else f"grpc+tls://{where}:{port}"
 
+    def location_here(self, port: int) -> str:
+        """The location for processes on the same machine: what others use may not lead back here."""
+        return f"grpc+tls://{_same_machine(self.host)}:{port}"
+
+
+def _same_machine(host: str) -> str:
+    """An address of this machine at which a server listening on ``host`` is reached."""
+    here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host.strip("[]"))  # noqa: S104
+    return f"[{here}]" if ":" in here else here
+
 
 _DEFAULTS = FlightLimits()
 
@@ -91,10 +101,10 @@ class FlightServerSettings(Settings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(0, ge=0, le=65535, description="TCP port")
     advertise: str = Field("", description="host:port as others see it; localhost and the port by default")
-    certificate: Path | None = Field(
+    certificate: OptionalPath = Field(
         None, description="your own TLS certificate with its chain, PEM; by default one is made on first start"
     )
-    key: Path | None = Field(None, description="key of your own TLS certificate, PEM")
+    key: OptionalPath = Field(None, description="key of your own TLS certificate, PEM")
     max_streams: int = Field(
         _DEFAULTS.streams, ge=1, le=1024, description="uploads, downloads and queries under way, of all clients"
     )
