@@ -82,18 +82,30 @@ class Connection:
             SynDBError: as of :meth:`request`; ``seconds`` is for each piece.
             IncompleteResult: the connection ended before the answer did.
         """
+        with self.reading(path, seconds=seconds, **options) as got:
+            yield from got.iter_bytes()
+
+    @contextlib.contextmanager
+    def reading(
+        self, path: str, *, seconds: float = 60.0, headers: dict[str, str] | None = None, **options: Any
+    ) -> Iterator[httpx.Response]:
+        """GET, to be read while the block lasts; 416, which says that no more is there, is an answer too.
+
+        Raises:
+            SynDBError, IncompleteResult: as of :meth:`download`.
+        """
         import httpx
 
-        url = self.url + path
+        sent = {**self._headers, "accept-encoding": "identity", **(headers or {})}
         with (
             self._failures(seconds),
-            httpx.stream("GET", url, headers=self._headers, timeout=seconds, **options) as got,
+            httpx.stream("GET", self.url + path, headers=sent, timeout=seconds, **options) as got,
         ):
-            if got.is_error:
+            if got.is_error and got.status_code != 416:
                 got.read()
                 raise error_of(got)
             try:
-                yield from got.iter_bytes()
+                yield got
             except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
                 raise IncompleteResult(f"the answer of {self.url} ended early", hint="Ask for it again.") from error
 

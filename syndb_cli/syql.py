@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +12,10 @@ from uuid import UUID
 import typer
 
 from syndb_cli.client import Connection
+from syndb_cli.downloading import bar
+from syndb_cli.fetching import fetch
 from syndb_cli.output import errors_as_lines, note, notes, plain, show_json, show_table
-from syndb_common.errors import Cancelled, ErrorBody, InvalidRequest, SynDBError
+from syndb_common.errors import Cancelled, ErrorBody, InvalidRequest, SynDBError, Unavailable
 
 FIRST_WAIT_SECONDS = 1.0
 """Most answers come within this time and save a round of asking; Ctrl-C can cancel a job once its id is known."""
@@ -130,26 +131,18 @@ def _deliver(hub: Connection, job_id: str, wanted: Format, output: Path | None) 
         result = hub.get(f"/v1/jobs/{job_id}/result", params={"format": "json"})
         show_table([column["name"] for column in result["columns"]], result["rows"])
         return
-    pieces = hub.download(f"/v1/jobs/{job_id}/result", params={"format": wanted.value})
+    path, params = f"/v1/jobs/{job_id}/result", {"format": wanted.value}
     if output is None:
-        for piece in pieces:
+        for piece in hub.download(path, params=params):
             typer.get_binary_stream("stdout").write(piece)
-    else:
-        note(f"wrote {output} ({_write(output, pieces):,} bytes)")
-
-
-def _write(output: Path, pieces: Iterator[bytes]) -> int:
-    """Write a file that appears only when it is whole; the number of its bytes."""
-    partial = output.with_name(f".{output.name}.{os.getpid()}.part")
+        return
     try:
-        with partial.open("wb") as file:
-            size = sum(file.write(piece) for piece in pieces)
-        partial.replace(output)
-    except OSError as error:
-        raise InvalidRequest(f"cannot write {output}: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return size
+        with bar(output.name) as progress:
+            fetched = fetch(hub, path, output, params=params, progress=progress)
+    except Unavailable as error:
+        error.hint = f"Go on from there: syndb syql --job {job_id} --output {output} --format {wanted}"
+        raise
+    note(f"wrote {output} ({fetched.bytes:,} bytes)")
 
 
 def _show_provenance(provenance: dict[str, Any]) -> None:

@@ -1,0 +1,181 @@
+"""``syndb dataset download``: a whole version of a data set, as one archive or as a file for each table."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import hashlib
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from syndb_cli.client import Connection
+from syndb_cli.fetching import Fetched, Progress, fetch
+from syndb_cli.output import errors_as_lines, note, notes, plain, show_json
+from syndb_cli.output import progress as waiting
+from syndb_common.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    ErrorBody,
+    IncompleteResult,
+    InvalidRequest,
+    NotFound,
+    SynDBError,
+    Unavailable,
+)
+
+DOWNLOADS = "/v1/neurodata/downloads"
+WAIT_SECONDS = 10.0
+"""How long one request waits at the hub for a download to be prepared."""
+AWAY_SECONDS = 1.0
+"""Between two attempts while the hub is away."""
+
+
+class Format(enum.StrEnum):
+    """Forms of a whole version."""
+
+    ARCHIVE = "tar.xz"
+    ARROW = "arrow"
+    PARQUET = "parquet"
+    CSV = "csv"
+
+
+def download_command(
+    dataset: Annotated[str, typer.Argument(help="Name or id of the data set; NAME@2 is its version 2.")],
+    form: Annotated[
+        Format, typer.Option("--format", help="One archive of Parquet files, or a folder with a file per table.")
+    ] = Format.ARCHIVE,
+    output: Annotated[
+        Path | None, typer.Option(help="File (tar.xz) or folder to make; otherwise named after data set and version.")
+    ] = None,
+    table: Annotated[list[str] | None, typer.Option("--table", help="Only this table. Repeatable.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait until the hub has it ready.", min=0.1)] = 3600.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was fetched as JSON.")] = False,
+    server_url: Annotated[str | None, typer.Option(help="Address of the hub.", envvar="SYNDB_SERVER_URL")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File that holds the API token.")] = None,
+) -> None:
+    """Fetch a whole version of a data set. Repeat the command to go on after an interruption."""
+    with errors_as_lines(as_json=as_json):
+        body: dict[str, Any] = {**_which(dataset), "format": form.value, **({"tables": table} if table else {})}
+        if output is not None:
+            _check(output, form)
+        hub = Connection.from_environment(server_url, token_file)
+        download = _ready(hub, body, timeout)
+        target = output or Path(download["folder"] + (".tar.xz" if form is Format.ARCHIVE else ""))
+        _check(target, form)
+        if form is Format.ARCHIVE:
+            fetched = [_fetch(hub, download, download["files"][0], target)]
+        else:
+            fetched = _folder(hub, download, target)
+        if as_json:
+            show_json(_told(download, fetched))
+            return
+        size = sum(file.bytes for file in fetched)
+        note(
+            f"wrote {target} ({size:,} bytes): {download['dataset']} version {download['version']}, "
+            f"content SHA-256 {download['content_hash'][:12]}"
+        )
+
+
+def _which(dataset: str) -> dict[str, Any]:
+    name, at, number = dataset.rpartition("@")
+    if not at:
+        return {"dataset": dataset}
+    if not name or not number.isdecimal():
+        raise InvalidRequest(f"{dataset} is no data set with its version", hint="Write it as NAME@2.")
+    return {"dataset": name, "version": int(number)}
+
+
+def _check(target: Path, form: Format) -> None:
+    """Refuse what could not be written before anything is asked for."""
+    if not target.parent.is_dir():
+        raise InvalidRequest(f"the folder {target.parent} does not exist")
+    if form is Format.ARCHIVE and target.exists() and not target.is_file():
+        raise InvalidRequest(f"{target} is no file", hint="Name a file with --output.")
+    if form is not Format.ARCHIVE and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InvalidRequest(f"{target} is there already", hint="Name a new folder with --output.")
+
+
+def _ready(hub: Connection, body: dict[str, Any], timeout: float) -> dict[str, Any]:
+    """The download when its files are there; a hub that restarts meanwhile is asked again."""
+    until = time.monotonic() + timeout
+    download: dict[str, Any] = hub.post(DOWNLOADS, body)
+    with waiting(f"the hub prepares {download['folder']}"):
+        while download["status"] in ("pending", "running"):
+            left = until - time.monotonic()
+            if left <= 0:
+                raise DeadlineExceeded(
+                    f"the hub has not prepared {download['folder']} within {timeout:g} s",
+                    hint="It goes on; run the same command again later.",
+                )
+            try:
+                wait = {"wait": min(WAIT_SECONDS, left)}
+                download = hub.get(f"{DOWNLOADS}/{download['download_id']}", params=wait)
+            except NotFound:  # it restarted before this one was ready
+                download = hub.post(DOWNLOADS, body)
+            except Unavailable:
+                if left < AWAY_SECONDS:
+                    raise
+                time.sleep(AWAY_SECONDS)
+    if download["status"] == "cancelled":
+        raise Cancelled(f"the download of {download['folder']} was cancelled", hint="Run the same command again.")
+    if download["status"] == "failed":
+        code, hint = download["error_code"], download["error_hint"] or ""
+        raise SynDBError.from_body(ErrorBody(error=download["error_message"], code=code, hint=hint))
+    return download
+
+
+def _folder(hub: Connection, download: dict[str, Any], target: Path) -> list[Fetched]:
+    """Every file, in a folder that gets its name when all of them are there."""
+    working = target.with_name(f".{target.name}.{download['download_id']}.part")
+    working.mkdir(exist_ok=True)
+    for other in target.parent.glob(f".{target.name}.*-*.part"):
+        if other != working and other.is_dir():  # of a download that is not kept any more, or was for other tables
+            shutil.rmtree(other, ignore_errors=True)
+    fetched = [_fetch(hub, download, file, working / file["name"]) for file in download["files"]]
+    working.replace(target)
+    return [Fetched(target / file.path.name, file.bytes, file.sha256, file.resumed_at) for file in fetched]
+
+
+def _fetch(hub: Connection, download: dict[str, Any], file: dict[str, Any], target: Path) -> Fetched:
+    if target.is_file() and _sha256(target) == file["sha256"]:
+        return Fetched(target, file["bytes"], file["sha256"], file["bytes"])
+    with bar(file["name"]) as progress:
+        fetched = fetch(hub, f"{DOWNLOADS}/{download['download_id']}/files/{file['name']}", target, progress=progress)
+    if fetched.sha256 != file["sha256"]:
+        target.unlink()
+        raise IncompleteResult(f"{file['name']} is not what the hub prepared", hint="Run the same command again.")
+    if fetched.resumed_at:
+        note(f"{file['name']}: went on after {fetched.resumed_at:,} bytes", "dim")
+    return fetched
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _told(download: dict[str, Any], fetched: list[Fetched]) -> dict[str, Any]:
+    about = {name: download[name] for name in ("dataset", "dataset_id", "version", "content_hash", "format")}
+    files = [
+        {"path": str(each.path), "bytes": each.bytes, "sha256": each.sha256, "resumed_at": each.resumed_at}
+        for each in fetched
+    ]
+    return {**about, "files": files}
+
+
+@contextlib.contextmanager
+def bar(name: str) -> Iterator[Progress]:
+    """Bytes, rate and time left, on terminals only."""
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    shown = Bars(*columns, TimeRemainingColumn(), console=notes, transient=True, disable=not notes.is_terminal)
+    with shown:
+        task = shown.add_task(plain(name), total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
