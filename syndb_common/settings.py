@@ -26,7 +26,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from syndb_common.errors import ConfigError
 
@@ -46,6 +46,10 @@ class Settings(BaseModel):
     """Base of all settings models."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)]
+"""A file that need not be named: empty text, as TOML has no other word for it, stands for none."""
 
 
 class FileSettings(Settings):
@@ -205,6 +209,8 @@ def toml_value(value: Any) -> str:
         value = value.get_secret_value()
     if isinstance(value, Path):
         value = str(value)
+    if value is None:
+        value = ""
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
     # JSON's strings are TOML's, but for surrogate pairs, which TOML does not know, and DEL, which it wants escaped.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from syndb_common.errors import ConfigError
-from syndb_common.settings import Env, Settings
+from syndb_common.settings import OptionalPath, Settings
 
 _PORTS: Final = {"http": 8123, "https": 8443}
 
@@ -44,23 +43,23 @@ class Server:
 class EngineSettings(Settings):
     """The ClickHouse that holds the data."""
 
-    kind: Annotated[Literal["embedded", "server"], Env("SYNDB_ENGINE_KIND")] = Field(
+    kind: Literal["embedded", "server"] = Field(
         "embedded", description="embedded: a process of this daemon; server: a ClickHouse server that you run"
     )
-    url: Annotated[str, Env("SYNDB_ENGINE_URL")] = Field(
+    url: str = Field(
         "",
         description="the server's HTTP interface, http://host:8123 or https://host:8443; its databases are ours alone",
     )
-    user: Annotated[str, Env("SYNDB_ENGINE_USER")] = Field("default", min_length=1, description="user on the server")
-    password_file: Annotated[Path | None, Env("SYNDB_ENGINE_PASSWORD_FILE")] = Field(
-        None, description="file with the user's password on the server; nobody else may read it"
+    user: str = Field("default", min_length=1, description="user on the server")
+    password_file: OptionalPath = Field(
+        None, description="file with the user's password on the server; keep it readable by the daemon alone"
     )
-    cluster: Annotated[str, Env("SYNDB_ENGINE_CLUSTER")] = Field(
+    cluster: str = Field(
         "",
         pattern=r"^[A-Za-z0-9_.-]{0,100}$",
         description="cluster of the server, one shard: tables are then replicated and made ON CLUSTER",
     )
-    ca_file: Annotated[Path | None, Env("SYNDB_ENGINE_CA_FILE")] = Field(
+    ca_file: OptionalPath = Field(
         None, description="PEM file of the authority that signed the server's certificate; the system's by default"
     )
 

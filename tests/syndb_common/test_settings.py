@@ -100,6 +100,7 @@ def test_the_variables_of_the_documentation_are_honoured() -> None:
         "FEDERATION_ENABLE_MDNS",
         "FEDERATION_LISTEN_ADDR",
         "FEDERATION_PASSWORD",
+        "FLIGHT_PORT",
         "JOB_MAX_RESULT_BYTES",
         "JOB_QUEUE_MAX_WORKERS",
         "JOB_RESULT_TTL_HOURS",
