@@ -15,7 +15,21 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import actor_tell, cold_start, federated, health_cycle, logs, reconnect, result, rpc
+from bench import (
+    actor_tell,
+    cold_start,
+    engine_restart,
+    federated,
+    health_cycle,
+    logs,
+    loopback,
+    node_scan,
+    reconnect,
+    result,
+    row_queries,
+    rpc,
+    upload,
+)
 from bench.result import Result
 
 BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
@@ -25,6 +39,11 @@ BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
     "reconnect": reconnect.run,
     "federated": federated.run,
     "cold_start": cold_start.run,
+    "loopback": loopback.run,
+    "node_scan": node_scan.run,
+    "upload": upload.run,
+    "row_queries": row_queries.run,
+    "engine_restart": engine_restart.run,
 }
 FOLDER = Path(__file__).parent
 

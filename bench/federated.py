@@ -9,11 +9,12 @@ All processes share this machine's cores, so three nodes are no faster than one:
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,10 @@ def run(rows: int = ROWS, rounds: int = ROUNDS) -> list[Result]:
     with tempfile.TemporaryDirectory(prefix="syndb-bench-") as temporary:
         folder = Path(temporary)
         alone = folder / "alone"
-        trio.run(_fill, {folder / name / "engine": [name] for name in NODES} | {alone: list(NODES)}, rows)
+        trio.run(
+            fill,
+            {folder / name / "engine": {name: rows} for name in NODES} | {alone: dict.fromkeys(NODES, rows)},
+        )
         with local_federation(folder, NODES) as federation:
             _start(federation)
             ours, reference = trio.run(_measure, federation, EmbeddedEngine(alone), rounds)
@@ -62,24 +66,35 @@ def run(rows: int = ROWS, rounds: int = ROUNDS) -> list[Result]:
     return [compared(name, statistics.median(ours), statistics.median(reference), "s", rounds, goal=GOAL)]
 
 
-async def _fill(engines: Mapping[Path, Iterable[str]], rows: int) -> None:
-    for folder, names in engines.items():
+async def fill(engines: Mapping[Path, Mapping[str, int]]) -> None:
+    """Fill the engine of each folder with data sets of so many rows, each published as ``bench-`` and its name.
+
+    A row is a function of its number, and the numbers of a data set begin where those of the one before it end.
+    """
+    begins = _begins(engines)
+    for folder, held in engines.items():
         folder.mkdir(mode=0o700, parents=True)
         engine = EmbeddedEngine(folder)
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.run)
             await schema.apply(engine, schema.migrations())
-            for name in names:
-                await _publish(engine, name, rows)
+            for name, rows in held.items():
+                await _publish(engine, name, begins[name], rows)
             await engine.execute(f"OPTIMIZE TABLE {DATABASE}.synapses FINAL")
             nursery.cancel_scope.cancel()
 
 
-async def _publish(engine: EmbeddedEngine, name: str, rows: int) -> None:
+def _begins(engines: Mapping[Path, Mapping[str, int]]) -> dict[str, int]:
+    """The first number of each data set."""
+    sizes = {name: rows for held in engines.values() for name, rows in held.items()}
+    return dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
+
+
+async def _publish(engine: EmbeddedEngine, name: str, first: int, rows: int) -> None:
     """Rows and the row that commits them, as an upload leaves them."""
     key = dataset_id(f"bench-{name}")
-    end = (NODES.index(name) + 1) * rows
-    for begin in range(end - rows, end, INSERT_ROWS):
+    end = first + rows
+    for begin in range(first, end, INSERT_ROWS):
         await engine.execute(
             f"INSERT INTO {DATABASE}.synapses (dataset_id, version, cid, source_id, pre_id, post_id, synapse_type, "
             f"synapse_count, brain_region, connection_score) SELECT toUUID('{key}'), 1, "
@@ -94,7 +109,7 @@ async def _publish(engine: EmbeddedEngine, name: str, rows: int) -> None:
         "version": 1,
         "metadata": DatasetMetadata(dataset=f"bench-{name}", title="synthetic rows").model_dump_json(),
         "row_counts": [("synapses", rows)],
-        "content_hash": f"{NODES.index(name):064x}",
+        "content_hash": f"{first:064x}",
         "schema_version": schema.CURRENT,
         "published_at": datetime.now(UTC),
     }

@@ -222,11 +222,17 @@ class _Part:
 
 
 class _Count:
-    """Counts rows where uploads are expected (:class:`syndb_common.engine.publish.Uploads`)."""
+    """Validates and counts rows where uploads are expected (:class:`syndb_common.engine.publish.Uploads`)."""
 
-    def append(self, upload_id: object, table: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
-        """The rows of these batches."""
-        return sum(batch.num_rows for batch in batches)
+    def append(
+        self, upload_id: object, table: str, stream: object, schema: pa.Schema, incoming: Iterable[Any], stored: object
+    ) -> int:
+        """The rows of these numbers and batches."""
+        rows = 0
+        for _, batch in incoming:
+            batch.validate(full=True)
+            rows += batch.num_rows
+        return rows
 
 
 class _WithoutTls(flight.FlightServerBase):  # type: ignore[misc]
@@ -256,6 +262,7 @@ def _serve(rows: int) -> None:
             uploads,
             lambda: None,
             None,
+            nothing,
             host="127.0.0.1",
             port=0,
             certificate=pair.certificate,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import cold_start, federated, reconnect, rpc
-from bench.result import Result, compared, measured, write
+from bench import cold_start, engine_restart, federated, loopback, node_scan, reconnect, row_queries, rpc, upload
+from bench.result import Result, compared, measured, rate, write
 
 FIELDS = {"name", "value", "reference", "ratio", "unit", "n", "goal", "met"}
 
@@ -26,6 +26,13 @@ def test_a_ratio_is_ours_by_the_reference_and_meets_its_goal_at_most(tmp_path: P
         [compared("slow", 3.2, 2.0, "s", 9, goal=1.5), compared("fast", 3.0, 2.0, "s", 9, goal=1.5)], tmp_path
     )
     assert [(entry["ratio"], entry["met"]) for entry in entries.values()] == [(1.6, False), (1.5, True)]
+
+
+def test_a_rate_meets_its_goal_at_least(tmp_path: Path) -> None:
+    entries = written(
+        [rate("slow", 3.0, 10.0, "B/s", 9, goal=0.4), rate("fast", 4.0, 10.0, "B/s", 9, goal=0.4)], tmp_path
+    )
+    assert [(entry["ratio"], entry["met"]) for entry in entries.values()] == [(0.3, False), (0.4, True)]
 
 
 def test_a_value_without_reference_is_held_against_its_goal_or_against_nothing(tmp_path: Path) -> None:
@@ -94,3 +101,54 @@ def test_a_start_is_timed_cold_and_warm_and_the_daemons_weighed(tmp_path: Path, 
     assert entries["cold_start_seconds"]["value"] > entries["warm_start_seconds"]["value"] > 0
     for who in ("hub", "node"):
         assert 0 < entries[f"idle_memory_{who}_MB"]["value"] <= entries[f"idle_memory_{who}_rss_MB"]["value"]
+
+
+def goals(entries: dict[str, dict[str, object]]) -> dict[str, object]:
+    return {name: entry["goal"] for name, entry in entries.items()}
+
+
+@pytest.mark.slow
+def test_flight_stands_against_a_socket_both_ways_with_one_stream_and_four_plain_and_with_tls(tmp_path: Path) -> None:
+    entries = written(loopback.run(rows=20_000, rounds=1), tmp_path)
+    assert goals(entries) == {
+        "flight_get_vs_loopback": 0.4,
+        "flight_get_vs_loopback_tls": 0.25,
+        "flight_get_vs_loopback_4_streams": 0.4,
+        "flight_get_vs_loopback_4_streams_tls": 0.25,
+        "flight_put_vs_loopback": 0.4,
+        "flight_put_vs_loopback_tls": 0.25,
+        "flight_put_vs_loopback_4_streams": 0.4,
+        "flight_put_vs_loopback_4_streams_tls": 0.25,
+    }
+    assert all(entry["unit"] == "B/s" for entry in entries.values())
+
+
+@pytest.mark.slow
+def test_a_scan_by_flight_stands_against_the_engines_own_stream(tmp_path: Path) -> None:
+    entries = written(node_scan.run(rows=20_000, rounds=1), tmp_path)
+    assert goals(entries) == {"node_scan_vs_engine": 1.5}
+
+
+@pytest.mark.slow
+def test_an_upload_is_published_whole_before_it_is_timed_against_a_bare_insert(tmp_path: Path) -> None:
+    entries = written(upload.run(rows=20_000, rounds=1), tmp_path)
+    assert goals(entries) == {"upload_vs_engine_insert": 0.3}
+    assert entries["upload_vs_engine_insert"]["unit"] == "rows/s"
+
+
+@pytest.mark.slow
+def test_a_killed_engine_has_its_rows_again_before_the_clock_stops(tmp_path: Path) -> None:
+    entries = written(engine_restart.run(rows=1_000, rounds=1), tmp_path)
+    assert goals(entries) == {"engine_restart_seconds": 1.5}
+
+
+@pytest.mark.slow
+def test_row_queries_are_whole_before_they_are_timed_and_weighed(tmp_path: Path) -> None:
+    entries = written(row_queries.run(rows=3_000, large_rows=6_000, rounds=1), tmp_path)
+    assert goals(entries) == {
+        "federated_rows_vs_slowest_node": 1.2,
+        "hub_memory_during_5M_rows": 200.0,
+        "node_memory_during_5M_rows": 200.0,
+        "hub_memory_during_20M_rows": 200.0,
+        "node_memory_during_20M_rows": 200.0,
+    }
