@@ -1,10 +1,10 @@
 """Confinement of the calling process by Landlock, the kernel's sandbox for processes without privileges.
 
 The engine process may write its own folder and nothing else, read what Python and ClickHouse need and nothing
-else, open no TCP connection but to the port of its ClickHouse server if it has one, and listen on one port only. So
-neither ``file()``, ``url()`` nor ``INTO OUTFILE`` can reach anything, whatever SQL they stand in. It binds the calling
-thread and those it starts later: call it before any library starts threads. Kernel 5.19 (ABI 2) is the least; TCP
-rules need 6.7 (ABI 4).
+else, start no program, open no TCP connection but to the port of its ClickHouse server if it has one, and listen on
+one port only. So neither ``file()``, ``url()`` nor ``INTO OUTFILE`` can reach anything, whatever SQL they stand in. It
+binds the calling thread and those it starts later: call it before any library starts threads. Kernel 5.19 (ABI 2) is
+the least; TCP rules need 6.7 (ABI 4), those on signals and abstract sockets 6.12 (ABI 6).
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _ABI_1_RIGHTS = (1 << 13) - 1
 _REFER, _TRUNCATE = 1 << 13, 1 << 14
 """ClickHouse links parts from one table's folder to another's (REFER) and truncates its logs (TRUNCATE)."""
 _BIND_TCP, _CONNECT_TCP = 1, 2
+_SCOPE_ABSTRACT_SOCKETS, _SCOPE_SIGNALS = 1, 2
+"""Abstract unix sockets and signals: of processes that are not confined with it."""
 
 _SYSTEM_FILES = (
     "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo",
@@ -40,7 +42,7 @@ _TO_FIND_SERVERS = (
 
 
 class _RulesetAttr(ctypes.Structure):
-    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64))
+    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
 
 
 class _PathBeneath(ctypes.Structure):
@@ -95,12 +97,13 @@ def confine(
         return False
     files = _ABI_1_RIGHTS | _REFER | (_TRUNCATE if version >= 3 else 0)
     net = _BIND_TCP | _CONNECT_TCP if version >= 4 else 0
-    attr = _RulesetAttr(files, net)
-    size = ctypes.sizeof(attr) if version >= 4 else ctypes.sizeof(ctypes.c_uint64)
+    scoped = _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS if version >= 6 else 0
+    attr = _RulesetAttr(files, net, scoped)
+    size = ctypes.sizeof(ctypes.c_uint64) * (1 if version < 4 else 2 if version < 6 else 3)  # as far as it knows
     ruleset = _call(_CREATE_RULESET, ctypes.byref(attr), ctypes.c_size_t(size), 0)
     try:
-        _allow(ruleset, (folder, Path("/dev/null")), files)
-        _allow(ruleset, _readable(), _EXECUTE | _READ_FILE | _READ_DIR)
+        _allow(ruleset, (folder, Path("/dev/null")), files & ~_EXECUTE)
+        _allow(ruleset, _readable(), _READ_FILE | _READ_DIR)
         _allow(ruleset, readable, _READ_FILE | _READ_DIR)
         if server_port is not None:
             named = () if ca_file is None else (ca_file,)
@@ -126,7 +129,7 @@ def _readable() -> Iterable[Path]:
 
 
 def _allow(ruleset: int, paths: Iterable[Path], access: int) -> None:
-    of_files = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
+    of_files = _WRITE_FILE | _READ_FILE | _TRUNCATE
     for path in paths:
         try:
             handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
