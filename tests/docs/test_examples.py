@@ -64,7 +64,7 @@ def test_commands_do_what_the_page_shows(page: str, federation: LocalFederation,
         assert_shown(shown, printed)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/contributing.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/contributing.md", "docs/flight.md"])
 def test_python_does_what_the_page_shows(page: str, federation: LocalFederation, checkout: Path) -> None:
     programs = examples(page, "python")
     assert programs

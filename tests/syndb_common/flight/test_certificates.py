@@ -98,7 +98,7 @@ def test_what_is_no_certificate_is_said_to_be_none() -> None:
 
 
 def test_the_certificate_that_is_made_is_valid_for_where_the_server_is_reached(tmp_path: Path) -> None:
-    settings = FlightSettings("0.0.0.0", 0, tmp_path, advertise="node.example.org:50052")  # noqa: S104
+    settings = FlightSettings("0.0.0.0", 0, tmp_path, advertise="node.example.org:50052")
     made = certificate_of(settings)
     names = x509.load_pem_x509_certificate(made.certificate.encode()).extensions.get_extension_for_class(
         x509.SubjectAlternativeName
