@@ -1,7 +1,8 @@
 """The node's analyst: checks a plan against its owner's policy, compiles it, computes it, returns the part.
 
-A small part travels inside the answer, a larger one waits at the Flight server for one reader. A query that nobody
-waits for any more is cancelled in ClickHouse.
+A small part travels inside the answer. A larger one waits at the Flight server for one reader, or is delivered to the
+hub's, or, for a hub that neither reaches nor is reached, travels inside the answer up to a size of its own. A query
+that nobody waits for any more is cancelled in ClickHouse.
 """
 
 from __future__ import annotations
@@ -15,15 +16,28 @@ import structlog
 import trio
 
 from actors.catalogue import Catalogue
+from actors.delivering import Deliverer, Taker
 from actors.runtime import Actor, handle
 from syndb_common import tracing
-from syndb_common.engine.interface import Answer, Engine, Limits
-from syndb_common.errors import Cancelled, Conflict, NotFound, SynDBError, TooManyRequests
+from syndb_common.engine.interface import INLINE_BYTES, Answer, Engine, Limits
+from syndb_common.errors import (
+    Cancelled,
+    Conflict,
+    InvalidRequest,
+    LimitExceeded,
+    NotFound,
+    SynDBError,
+    TooManyRequests,
+)
 from syndb_common.messages import Acknowledged, AnalyticsQuery, AnalyticsResult, CancelQuery, FlightEndpoint
 from syndb_common.metrics import QUERY_SECONDS, SCANNED_BYTES, SCANNED_ROWS, timed
 from syndb_common.syql import Plan, to_clickhouse
 
 log = structlog.get_logger(__name__)
+
+FRAME_BYTES = 512 * 1024
+"""Of a part that has to travel inside an answer: half of what one frame may be. A relay carries it beside the pings of
+all its nodes, at some MB per second."""
 
 LARGE_PLAN = 20_000
 """Characters of a plan as JSON; a smaller one compiles within some ten milliseconds."""
@@ -84,6 +98,8 @@ class AnalyticsDelegate(Actor):
         catalogue: what is published; nothing else is ever read.
         guard: the owner's policy.
         limits: the limits of a query whose caller waits so many seconds more.
+        deliverer: brings parts to a hub that cannot fetch them.
+        frame_bytes: the largest part that travels inside an answer when it can come in no other way.
     """
 
     expected = (SynDBError,)
@@ -96,12 +112,16 @@ class AnalyticsDelegate(Actor):
         catalogue: Catalogue,
         guard: Guard,
         limits: Callable[[float], Limits],
+        deliverer: Deliverer | None = None,
+        frame_bytes: int = FRAME_BYTES,
     ) -> None:
         self._engine = engine
         self._catalogue = catalogue
         self._guard = guard
         self._limits = limits
         self._running = running
+        self._deliverer = deliverer
+        self._frame_bytes = frame_bytes
 
     @handle
     async def query(self, message: AnalyticsQuery) -> AnalyticsResult:
@@ -127,22 +147,45 @@ class AnalyticsDelegate(Actor):
     async def _part(self, message: AnalyticsQuery) -> AnalyticsResult:
         await self._check_published(message.plan)
         self._guard(message.plan)
+        query_id, frames = str(message.query_id), message.delivery == "frames"
+        taker = Taker() if message.delivery == "push" else None
         with self._running.query(message.query_id):
             part = await self._engine.answer(
                 await _compile(message.plan),
                 limits=self._limits(message.seconds),
-                query_id=str(message.query_id),
+                query_id=query_id,
+                inline_bytes=self._frame_bytes if frames else INLINE_BYTES,
+                reader=message.reader if taker is None else taker.reader,
             )
         if isinstance(part, Answer):
+            inline = to_ipc(part.table)
+            if frames and len(inline) > self._frame_bytes + INLINE_BYTES:
+                raise self._too_large_for_frames()
             return AnalyticsResult(
-                inline=to_ipc(part.table),
+                inline=inline,
                 rows=part.table.num_rows,
                 scanned_rows=part.scan.rows,
                 scanned_bytes=part.scan.bytes,
                 seconds=part.scan.seconds,
             )
+        if frames:
+            await self._engine.cancel(query_id)
+            raise self._too_large_for_frames()
+        if taker is not None:
+            if self._deliverer is None or message.push_to is None or message.push_to.ticket is None:
+                await self._engine.cancel(query_id)
+                raise InvalidRequest("the part cannot be delivered: the question does not say where to")
+            self._deliverer.start(part, taker, message.push_to, seconds=message.seconds, query_id=query_id)
+            return AnalyticsResult(pushed=True)
         endpoint = FlightEndpoint(location=part.location, certificate=part.certificate, ticket=part.ticket)
         return AnalyticsResult(endpoint=endpoint)
+
+    def _too_large_for_frames(self) -> LimitExceeded:
+        return LimitExceeded(
+            f"the part is larger than {self._frame_bytes} bytes, and this node is reached only through a relay",
+            hint="Aggregate or add LIMIT; or have the node's operator make its Flight port reachable.",
+            limit=self._frame_bytes,
+        )
 
     async def _check_published(self, plan: Plan) -> None:
         wanted = {(dataset.dataset_id, dataset.version) for dataset in plan.datasets}

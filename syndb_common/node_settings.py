@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr
 
 from syndb_common.engine.interface import Limits
 from syndb_common.engine.settings import EngineSettings
@@ -132,6 +132,13 @@ class LimitSettings(Settings):
     memory_bytes: int = Field(2 * 1024**3, gt=0, description="memory, bytes")
     result_rows: int = Field(50_000_000, gt=0, description="rows of a result")
     result_bytes: int = Field(4 * 1024**3, gt=0, description="bytes of a result as Arrow")
+    frame_bytes: int = Field(
+        512 * 1024,
+        ge=64 * 1024,
+        le=896 * 1024,
+        description="largest result that travels inside an answer when the node is reached only through a relay; half "
+        "of what one message may be, since the relay carries it beside the pings of all its nodes",
+    )
     concurrent_queries: int = Field(8, gt=0, le=64, description="queries computed at once; further ones are refused")
 
     def for_query(self, seconds: float) -> Limits:

@@ -7,6 +7,7 @@
     ├── engine          the process that owns ClickHouse's files and serves Flight
     ├── schema_keeper   applies the hub's migrations
     ├── ontology_keeper keeps the federation's terms
+    ├── deliveries      brings parts to a hub that cannot fetch them
     ├── analytics       answers plans, under the owner's policy
     ├── cluster         joins the hub and answers its pings
     │                   the node goes on while one of these fails:
@@ -29,6 +30,7 @@ from actors import key_rotation
 from actors.analytics_delegate import AnalyticsDelegate, Running
 from actors.catalogue import Catalogue
 from actors.cluster import LEAVE_SECONDS, Cluster, Leave, Rejoin
+from actors.delivering import Deliverer
 from actors.hub_link import FoundHub, HubLink
 from actors.hub_pins import HubPins
 from actors.joining import FederationSecret, Membership
@@ -136,6 +138,7 @@ class _Parts:
         self._policy = Policy(settings.policy)
         self._catalogue = Catalogue(self._engine, self._policy.share)
         self._ontology = OntologyFile(settings.data_dir / "ontology.json")
+        self._deliverer = Deliverer(lambda: self._engine.flight_here)
         self._running = Running(settings.limits.concurrent_queries)
         self._secret = FederationSecret(settings.federation.password)
         self._state = NodeState(settings.data_dir, settings.cluster.name, keys.identity.peer_id)
@@ -227,6 +230,7 @@ class _Parts:
                     "schema_keeper", lambda: SchemaKeeper(engine=self._engine, changed=self._catalogue.look_again)
                 ),
                 ChildSpec("ontology_keeper", lambda: OntologyKeeper(file=self._ontology)),
+                ChildSpec("deliveries", lambda: Service(self._deliverer.run)),
                 ChildSpec("analytics", self._analytics),
                 ChildSpec("cluster", self._cluster),
                 *dispensable(
@@ -259,6 +263,8 @@ class _Parts:
             catalogue=self._catalogue,
             guard=lambda plan: self._policy.check(plan, self._catalogue.versions),
             limits=self._settings.limits.for_query,
+            deliverer=self._deliverer,
+            frame_bytes=self._settings.limits.frame_bytes,
         )
 
     def _cluster(self) -> Cluster:

@@ -24,6 +24,7 @@ import pyarrow as pa
 from syndb_common.engine import channel
 from syndb_common.engine.asking import Asker
 from syndb_common.engine.backend import Backend
+from syndb_common.engine.deliveries import Deliveries
 from syndb_common.engine.interface import Limits
 from syndb_common.engine.offers import OFFER_SECONDS, Offers
 from syndb_common.engine.publish import Uploads
@@ -44,7 +45,7 @@ OWN_THREADS = 2
 STOP_SECONDS = 3.0
 """Grace for readers of results when the daemon stops. Flight's own shutdown would wait for the slowest for ever."""
 
-_OWN = frozenset({"query", "progress"})
+_OWN = frozenset({"query", "progress", "expect", "claim", "forget"})
 
 SERVER_SECONDS = 45.0
 """How long the start waits for a ClickHouse server. A daemon that gave up sooner would restart itself to death."""
@@ -104,6 +105,7 @@ class Child:
         self._channel = channel
         self._keeper = keeper
         self.offers = Offers(keeper)
+        self.deliveries = Deliveries()
         self.uploads = Uploads(keeper)
         self.asker = Asker(channel.send)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="query")
@@ -189,6 +191,17 @@ class Child:
     def _progress(self, work: Work, header: dict[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
         progress = self._keeper.progress(header["of"])
         return {"progress": None if progress is None else asdict(progress)}, b""
+
+    def _expect(self, work: Work, header: dict[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
+        return {"ticket": self.deliveries.expect(header["seconds"])}, b""
+
+    def _claim(self, work: Work, header: dict[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
+        delivery = self.deliveries.find(header["ticket"])
+        return {"ticket": self.offers.make_all([delivery], header["reader"])[0]}, b""
+
+    def _forget(self, work: Work, header: dict[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
+        self.deliveries.forget(header["ticket"])
+        return {}, b""
 
     def _insert(self, work: Work, header: dict[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
         rows = channel.body_to_table(body)
@@ -300,5 +313,7 @@ def _start(control: Channel, folder: Path, settings: dict[str, Any]) -> tuple[Ch
 
     said = {name: value for name, value in settings["flight"].items() if name != "pinned"}
     limits, asker = FlightLimits(**said.pop("limits")), child.asker if said.pop("users") else None
-    flight = FlightServer(keeper, child.offers, child.uploads, published, asker, limits=limits, **said)
+    flight = FlightServer(
+        keeper, child.offers, child.uploads, published, asker, child.deliveries, limits=limits, **said
+    )
     return child, flight

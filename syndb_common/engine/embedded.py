@@ -39,6 +39,7 @@ from syndb_common.errors import (
 )
 from syndb_common.flight.settings import UPLOAD_TOKEN_FILE, FlightSettings
 from syndb_common.flight.tls import certificate_of
+from syndb_common.messages import FlightEndpoint
 from syndb_common.settings import write_private
 
 START_SECONDS: Final = 60.0
@@ -94,6 +95,11 @@ class EmbeddedEngine:
     def flight_location(self) -> str:
         """Location of the Flight server; empty while there is none."""
         return self._link.location if self._link else ""
+
+    @property
+    def flight_here(self) -> str:
+        """Location of the Flight server for this machine; empty while there is none."""
+        return self._link.location_here if self._link else ""
 
     @property
     def flight_certificate(self) -> str:
@@ -203,6 +209,7 @@ class EmbeddedEngine:
                 _log.warning("engine is not confined: this kernel has no Landlock", engine=self.name)
             if self._flight is not None:
                 link.location = self._flight.location(header["flight_port"])
+                link.location_here = self._flight.location_here(header["flight_port"])
                 link.certificate = start["flight"]["pinned"]
             self._link = link
             self._linked.set()
@@ -309,6 +316,33 @@ class EmbeddedEngine:
         """How far the query of that id is, also while its result waits for a reader; None when there is none."""
         progress = (await self._call("progress", _QUESTION, of=query_id)).header["progress"]
         return None if progress is None else Progress(**progress)
+
+    async def expect(self, seconds: float) -> FlightEndpoint | None:
+        """Where, and with what ticket, a node may deliver a part that begins within so many seconds.
+
+        None while there is no Flight server.
+        """
+        if self._flight is None:
+            return None
+        ticket = (await self._call("expect", _QUESTION, seconds=seconds)).header["ticket"]
+        return FlightEndpoint(
+            location=self.flight_location, certificate=self.flight_certificate, ticket=ticket.encode()
+        )
+
+    async def claim(self, ticket: bytes, reader: bytes) -> FlightEndpoint:
+        """Where this process reads what is delivered with a ticket; for the reader whose secret has this SHA-256.
+
+        Raises:
+            NotFound: the delivery is not expected any more.
+        """
+        pending = await self._call("claim", _QUESTION, ticket=ticket.decode(), reader=reader)
+        return FlightEndpoint(
+            location=self.flight_here, certificate=self.flight_certificate, ticket=pending.header["ticket"]
+        )
+
+    async def forget(self, ticket: bytes) -> None:
+        """Expect nothing any more with this ticket."""
+        await self._call("forget", _QUESTION, ticket=ticket.decode())
 
     async def cancel(self, query_id: str) -> None:
         """Stop the query of that id, also while its result waits for a reader; nothing happens when it has ended."""

@@ -33,6 +33,7 @@ class Link:
     def __init__(self, ours: socket.socket, slots: trio.Semaphore) -> None:
         self.pid = 0
         self.location = ""
+        self.location_here = ""
         self.certificate = ""
         self._socket = trio.socket.from_stdlib_socket(ours)
         self._slots = slots

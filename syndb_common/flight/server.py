@@ -10,6 +10,7 @@
 | DoAction abort | the same | ``{"upload_id"}`` |
 | DoAction delete | the same | ``{"dataset_id", "version"}`` -> ``{"versions"}``, without a version all |
 | DoAction status, cancel | whoever may do what they are about | ``{"query_id"}`` -> how it is, or that it was stopped |
+| DoPut ``{"part": true}`` | a ticket for a delivery | hands a node's part to the hub's daemon (:mod:`syndb_common.engine.deliveries`) |
 | ListActions | any of these | what there is |
 
 A client that stands still is cut off (:mod:`syndb_common.flight.streams`). Flight's ``shutdown()`` waits for the slowest
@@ -28,10 +29,11 @@ import pyarrow as pa
 from pyarrow import flight
 
 from syndb_common.engine.asking import Asker
+from syndb_common.engine.deliveries import Deliveries, broken_off
 from syndb_common.engine.offers import Offers, Result
 from syndb_common.engine.publish import Uploads
 from syndb_common.engine.work import Keeper
-from syndb_common.errors import InvalidRequest, LimitExceeded, NotFound, NotSupported, SynDBError
+from syndb_common.errors import IncompleteResult, InvalidRequest, LimitExceeded, NotFound, NotSupported, SynDBError
 from syndb_common.flight.access import ADMIN, UPLOAD, Access, Caller
 from syndb_common.flight.allocation import keep_freed_memory
 from syndb_common.flight.calls import MIDDLEWARE, Calls, Handshake, call_of
@@ -52,7 +54,7 @@ from syndb_common.flight.uploads import (
     Put,
     Stored,
 )
-from syndb_common.flight.wire import end_record, to_flight, to_json
+from syndb_common.flight.wire import PART, end_record, end_rows, error_in, to_flight, to_json
 
 ACTIONS = {
     "begin": "start an upload",
@@ -82,6 +84,7 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         uploads: takes uploads.
         published: told of every version that an upload publishes.
         asker: asks the daemon about users and their queries; None where there are none.
+        deliveries: of nodes, which the daemon expects.
         host, port, certificate, key: where to listen, and the TLS certificate, PEM.
         token_digest: SHA-256 of the owner's upload token.
         limits: what clients may use.
@@ -94,6 +97,7 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         uploads: Uploads,
         published: Callable[[], None],
         asker: Asker | None,
+        deliveries: Deliveries,
         *,
         host: str,
         port: int,
@@ -106,6 +110,7 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         self._offers = offers
         self._uploads = uploads
         self._published = published
+        self._deliveries = deliveries
         self._access = Access(token_digest, asker.ask if asker else None)
         self._queries = Queries(asker.ask, offers) if asker else None
         self._message_bytes = limits.message_bytes
@@ -144,6 +149,9 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
     def do_put(self, context: Any, descriptor: flight.FlightDescriptor, reader: Any, writer: Any) -> None:
         """Add the stream's rows to one table of an upload."""
         with _as_flight():
+            if (descriptor.command or b"") == PART:
+                self._deliver(context, reader, writer)
+                return
             self._caller(context).require(UPLOAD)
             stream = self._stream(context)
             put = parse(Put, descriptor.command or b"")
@@ -163,6 +171,37 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
                 self._uploads.abort(put.upload_id)
                 return
         writer.write(to_json(Stored(rows=rows)))
+
+    def _deliver(self, context: Any, reader: Any, writer: Any) -> None:
+        """Hand a node's part to its reader as it comes."""
+        self._streams.count_call(context.peer())
+        delivery = self._deliveries.arrive(call_of(context).digest)
+        try:
+            stream = self._stream(context)
+            with stream.waiting():
+                delivery.begin(reader.schema)
+            rows = 0
+            while True:
+                with stream.waiting():
+                    chunk = reader.read_chunk()
+                if (error := error_in(chunk.app_metadata)) is not None:
+                    raise error
+                if (end := end_rows(chunk.app_metadata)) is not None:
+                    break
+                self._check_batch(chunk.data)
+                rows += chunk.data.num_rows
+                delivery.put(chunk.data)
+            if end != rows:
+                raise IncompleteResult(f"{rows} of {end} rows came", hint="repeat the query")
+            delivery.complete()
+        except StopIteration:
+            raise broken_off() from None
+        except SynDBError as error:
+            delivery.fail(error)
+            raise
+        finally:
+            delivery.fail(broken_off())
+        writer.write(to_json({"rows": rows}))
 
     def list_actions(self, context: Any) -> list[tuple[str, str]]:
         """The actions there are."""
@@ -239,6 +278,11 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         call.at_end(stream.close)
         return stream
 
+    def _check_batch(self, batch: pa.RecordBatch) -> None:
+        if batch.nbytes > self._message_bytes:
+            raise LimitExceeded(f"a batch of more than {self._message_bytes} bytes", hint="send smaller batches")
+        batch.validate(full=True)
+
     def _incoming(self, reader: Any, stream: Stream, *, numbered: bool) -> Iterator[tuple[int | None, pa.RecordBatch]]:
         while True:
             with stream.waiting():
@@ -247,9 +291,7 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
                 except StopIteration:
                     return
             batch = chunk.data
-            if batch.nbytes > self._message_bytes:
-                raise LimitExceeded(f"a batch of more than {self._message_bytes} bytes", hint="send smaller batches")
-            batch.validate(full=True)
+            self._check_batch(batch)
             if not numbered:
                 yield None, batch
                 continue

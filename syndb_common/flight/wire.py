@@ -26,6 +26,9 @@ from syndb_common.errors import (
     Unavailable,
 )
 
+PART = b'{"part": true}'
+"""Descriptor of a delivery to a hub; the bearer token is its ticket."""
+
 
 def end_record(rows: int) -> bytes:
     """The metadata of the last batch of a complete stream."""
@@ -43,6 +46,22 @@ def end_rows(metadata: pa.Buffer | None) -> int | None:
     if not isinstance(record, dict) or record.get("end") is not True or not isinstance(record.get("rows"), int):
         return None
     return int(record["rows"])
+
+
+def error_record(error: SynDBError) -> bytes:
+    """The metadata of the last batch of a stream that ends because of an error."""
+    return json.dumps({"error": error.to_body().model_dump(mode="json")}).encode()
+
+
+def error_in(metadata: pa.Buffer | None) -> SynDBError | None:
+    """The error that ended a stream when this is its record, else None."""
+    try:
+        record = None if metadata is None else json.loads(metadata.to_pybytes())
+        if not isinstance(record, dict) or "error" not in record:
+            return None
+        return SynDBError.from_body(ErrorBody.model_validate(record["error"]))
+    except ValueError:
+        return None
 
 
 _KINDS = (

@@ -51,6 +51,8 @@ class ClusterView(_View):
             that is ``behind`` is sent what it lacks, one that is ``ahead`` needs the hub to be updated.
         secret: what it joined with: ``password``, ``previous password``, ``invitation or older password``, or empty
             when that is not known.
+        delivery: how parts larger than 64 KiB come from it: ``pull``, the hub fetches them; ``push``, the node delivers
+            them; ``frames``, inside its answers up to a size, through a relay; empty while that is not known.
         refused_addresses: what it announced and the hub does not dial, each with the reason.
     """
 
@@ -72,6 +74,7 @@ class ClusterView(_View):
     schema_state: SchemaState = "unknown"
     protocol_version: int = 1
     secret: str = ""
+    delivery: Literal["pull", "push", "frames", ""] = ""
     latency_ms: float | None = None
     clock_skew_ms: float | None = None
     flaps: int = 0

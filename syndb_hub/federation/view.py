@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -11,6 +12,7 @@ import trio
 
 from actors.directory import Cluster, ClusterRecord, Directory, Health, false_claims, owned
 from syndb_common.errors import NotFound
+from syndb_common.messages import DeliveryWay
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.federation.service import ClusterView, DatasetView, FederationStatus, SchemaState
 
@@ -42,14 +44,20 @@ class DirectoryView:
         directory: the hub's picture of its nodes.
         schema_version: the hub's own.
         secret_of: says what kind of secret a key id stands for (:meth:`actors.admission.Keyring.secret_of`).
+        way_of: says how large parts of a node come (:mod:`syndb_hub.federation.ways`); asked from the loop only.
     """
 
     def __init__(
-        self, directory: Directory, schema_version: int, secret_of: Callable[[str], str] = lambda key_id: ""
+        self,
+        directory: Directory,
+        schema_version: int,
+        secret_of: Callable[[str], str] = lambda key_id: "",
+        way_of: Callable[[Cluster], DeliveryWay | None] = lambda cluster: None,
     ) -> None:
         self._directory = directory
         self._schema_version = schema_version
         self._secret_of = secret_of
+        self._way_of = way_of
         self._turn = trio.CapacityLimiter(1)
         self._claims = _Claims({}, {})
         self._shown: dict[UUID, _Shown] = {}
@@ -85,9 +93,15 @@ class DirectoryView:
         # A federation may hold so many versions that going through them takes longer than a ping may wait. A snapshot
         # never changes, so a thread can; one at a time, which has what is kept to itself.
         everyone = self._directory.clusters
-        return await trio.to_thread.run_sync(self._work_out, chosen, everyone, limiter=self._turn)
+        ways = {cluster.record.id: self._way_of(cluster) or "" for cluster in chosen}
+        return await trio.to_thread.run_sync(self._work_out, chosen, everyone, ways, limiter=self._turn)
 
-    def _work_out(self, chosen: Collection[Cluster], everyone: Mapping[UUID, Cluster]) -> list[ClusterView]:
+    def _work_out(
+        self,
+        chosen: Collection[Cluster],
+        everyone: Mapping[UUID, Cluster],
+        ways: Mapping[UUID, DeliveryWay | Literal[""]],
+    ) -> list[ClusterView]:
         causes = self._causes(everyone)
         for gone in self._shown.keys() - everyone.keys():
             del self._shown[gone]
@@ -98,6 +112,7 @@ class DirectoryView:
                 self._datasets(cluster),
                 self._secret_of(cluster.record.key_id),
                 schema_state(cluster.record, self._schema_version),
+                ways[cluster.record.id],
             )
             for cluster in chosen
         ]
@@ -136,7 +151,12 @@ def schema_state(record: ClusterRecord, hub: int) -> SchemaState:
 
 
 def _cluster(
-    cluster: Cluster, claims: str, datasets: tuple[DatasetView, ...], secret: str, state: SchemaState
+    cluster: Cluster,
+    claims: str,
+    datasets: tuple[DatasetView, ...],
+    secret: str,
+    state: SchemaState,
+    way: DeliveryWay | Literal[""],
 ) -> ClusterView:
     record = cluster.record
     flight = urlsplit(record.endpoints.flight)
@@ -159,6 +179,7 @@ def _cluster(
         schema_state=state,
         protocol_version=record.protocol_version,
         secret=secret,
+        delivery=way,
         latency_ms=_milliseconds(cluster.latency_seconds),
         clock_skew_ms=_milliseconds(cluster.clock_skew_seconds),
         flaps=cluster.flaps,

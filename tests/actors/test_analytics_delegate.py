@@ -19,7 +19,15 @@ from actors.catalogue import Catalogue
 from actors.runtime import ActorRef, ChildSpec, MailboxFull, Supervisor, run_tree
 from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.interface import INLINE_BYTES, Answer, Limits, Offer, Scan
-from syndb_common.errors import Cancelled, Conflict, EngineUnavailable, NotFound, PolicyRefused, TooManyRequests
+from syndb_common.errors import (
+    Cancelled,
+    Conflict,
+    EngineUnavailable,
+    LimitExceeded,
+    NotFound,
+    PolicyRefused,
+    TooManyRequests,
+)
 from syndb_common.flight import client as flight
 from syndb_common.flight.uploader import UploadTarget, upload
 from syndb_common.messages import Acknowledged, AnalyticsQuery, AnalyticsResult, CancelQuery
@@ -43,10 +51,19 @@ class Engine:
     asked: list[tuple[str, Limits | None, str | None]] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    inline_bytes: int = 0
+    reader: bytes = b""
 
     async def answer(
-        self, sql: str, *, limits: Limits | None = None, query_id: str | None = None, inline_bytes: int = INLINE_BYTES
+        self,
+        sql: str,
+        *,
+        limits: Limits | None = None,
+        query_id: str | None = None,
+        inline_bytes: int = INLINE_BYTES,
+        reader: bytes = b"",
     ) -> Answer | Offer:
+        self.inline_bytes, self.reader = inline_bytes, reader
         self.asked.append((sql, limits, query_id))
         try:
             await self.hold.wait()
@@ -125,6 +142,30 @@ async def test_a_large_part_is_an_offer_with_its_ticket(start: Start) -> None:
     assert result.inline is None
     assert result.endpoint is not None
     assert (result.endpoint.ticket, result.endpoint.location) == (b"ticket", "grpc+tls://127.0.0.1:1")
+
+
+async def test_the_ticket_is_for_the_reader_that_the_hub_names(start: Start) -> None:
+    engine = ready()
+    asked = question().model_copy(update={"reader": b"r" * 32})
+    await (await start(engine)).ask(asked, timeout=5)
+    assert (engine.reader, engine.inline_bytes) == (b"r" * 32, INLINE_BYTES)
+
+
+async def test_through_a_relay_a_part_travels_in_the_answer_up_to_the_size_the_owner_set(start: Start) -> None:
+    engine = ready()
+    analyst = await start(engine, frame_bytes=300_000)
+    asked = question().model_copy(update={"delivery": "frames"})
+    assert (await analyst.ask(asked, timeout=5)).inline is not None
+    assert engine.inline_bytes == 300_000
+
+
+async def test_a_larger_part_is_refused_and_its_query_ended(start: Start) -> None:
+    engine = ready(answers=lambda: Offer(b"ticket", "grpc+tls://127.0.0.1:1", "pem", 30.0))
+    asked = question().model_copy(update={"delivery": "frames"})
+    with pytest.raises(LimitExceeded, match="only through a relay") as refused:
+        await (await start(engine, frame_bytes=300_000)).ask(asked, timeout=5)
+    assert "300000 bytes" in refused.value.message
+    assert engine.cancelled == [str(asked.query_id)]
 
 
 async def test_what_the_owner_refuses_never_reaches_the_engine(start: Start) -> None:
