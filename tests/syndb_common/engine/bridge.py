@@ -1,9 +1,9 @@
 """A test bridge: the part of ClickHouse's HTTP interface that clickhouse-connect uses, in front of chdb.
 
-``python -m tests.syndb_common.engine.bridge FOLDER [CERTIFICATE KEY]`` serves the user ``tester`` with the password
-``secret`` on a free port of the loopback, which it prints, and ends with its standard input. It keeps to what a
-server does: settings come in the URL and hold for one request, temporary tables belong to sessions, headers leave
-with the first megabyte of a result, and what goes wrong later stands in the body, whose end is then missing.
+``python -m tests.syndb_common.engine.bridge FOLDER PORT [CERTIFICATE KEY]`` serves the user ``tester`` with the
+password ``secret`` on that port of the loopback (0: any), which it prints, and ends with its standard input. It keeps
+to what a server does: settings come in the URL and hold for one request, temporary tables belong to sessions, headers
+leave with the first megabyte of a result, and what goes wrong later stands in the body, whose end is then missing.
 """
 
 from __future__ import annotations
@@ -216,19 +216,19 @@ class Bridge(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, port: int) -> None:
         self.sessions = Sessions(path)
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("127.0.0.1", port), Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that left is no news."""
 
 
 def main() -> None:
-    bridge = Bridge(sys.argv[1])
-    if len(sys.argv) > 2:
+    bridge = Bridge(sys.argv[1], int(sys.argv[2]))
+    if len(sys.argv) > 3:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(sys.argv[2], sys.argv[3])
+        context.load_cert_chain(*sys.argv[3:])
         bridge.socket = context.wrap_socket(bridge.socket, server_side=True)
     threading.Thread(target=bridge.serve_forever, daemon=True).start()
     print(bridge.server_address[1], flush=True)

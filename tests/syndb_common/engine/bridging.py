@@ -12,10 +12,10 @@ from syndb_common.engine.settings import Server
 
 
 @contextmanager
-def bridged(folder: Path, *tls: Path) -> Iterator[Server]:
+def bridged(folder: Path, *tls: Path, port: int = 0) -> Iterator[Server]:
     """A ClickHouse server on the data in ``folder``, played by the bridge; HTTPS with a certificate and its key."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.syndb_common.engine.bridge", str(folder / "data"), *map(str, tls)],
+        [sys.executable, "-m", "tests.syndb_common.engine.bridge", str(folder / "data"), str(port), *map(str, tls)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

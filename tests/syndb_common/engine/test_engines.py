@@ -20,6 +20,7 @@ import trio.testing
 
 from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.interface import Answer, Limits, Offer
+from syndb_common.engine.published import versions
 from syndb_common.engine.server_backend import ServerBackend
 from syndb_common.engine.settings import Server
 from syndb_common.errors import (
@@ -31,7 +32,10 @@ from syndb_common.errors import (
 )
 from syndb_common.flight.client import fetch
 from syndb_common.flight.settings import FlightSettings
+from syndb_common.flight.uploader import UploadTarget, upload
 from syndb_common.tables import schema
+from syndb_common.tables.identity import dataset_id
+from syndb_common.tables.versions import DatasetMetadata
 from tests.syndb_common.engine.bridging import bridged
 
 FOREVER = "SELECT count() AS n FROM numbers(100000000000) WHERE sipHash64(number) = 1"
@@ -51,17 +55,13 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         pytest.skip(f"{URL} names no ClickHouse server")
     else:
         parts = urlsplit(os.environ[URL])
-        plain = parts._replace(netloc=f"{parts.hostname}:{parts.port or 8123}").geturl()
+        plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         server = Server(plain, parts.username or "default", parts.password or "")
         connection = ServerBackend(server).connect({})
-        if any(
-            row["name"] == "syndb"
-            for batch in connection.start("SHOW DATABASES").read().batches
-            for row in batch.to_pylist()
-        ):
+        if connection.start("SELECT name FROM system.databases WHERE startsWith(name, 'syndb')").read().batches:
             pytest.fail(f"the server at {plain} has a database syndb already: these tests would drop it")
         yield server
-        for database in ("syndb", "syndb_staging"):
+        for database in ("syndb", "syndb_staging", "syndb_records"):
             connection.run(f"DROP DATABASE IF EXISTS {database} SYNC")
 
 
@@ -299,13 +299,6 @@ async def test_merge_may_only_read(engine: EmbeddedEngine) -> None:
         await engine.merge("DROP TABLE syndb.neurons", pa.table({"n": [1]}))
 
 
-async def test_inserted_rows_are_counted_and_found(engine: EmbeddedEngine) -> None:
-    rows = pa.table({"version": pa.array([7], pa.uint32()), "name": ["seven"]})
-    assert await engine.insert("schema_migrations", rows) == 1
-    answer = await engine.query("SELECT name FROM syndb.schema_migrations WHERE version = 7")
-    assert answer.table.to_pylist() == [{"name": "seven"}]
-
-
 async def test_an_insert_with_an_unknown_column_writes_nothing(engine: EmbeddedEngine) -> None:
     with pytest.raises(UnknownName):
         await engine.insert("schema_migrations", pa.table({"nam": ["x"]}))
@@ -372,3 +365,19 @@ async def test_many_rows_go_in_and_come_out_again(engine: EmbeddedEngine) -> Non
         assert answer.table.equals(rows.cast(answer.table.schema))
     finally:
         await engine.execute("DROP TABLE syndb.many SYNC")
+
+
+async def test_an_upload_becomes_a_version(engine: EmbeddedEngine, tmp_path: Path) -> None:
+    target = UploadTarget.of_folders(engine.flight_location, tmp_path / "flight", tmp_path)
+    metadata = DatasetMetadata(dataset="worm", species="Caenorhabditis elegans")
+    neurons = pa.table({"source_id": [f"n{n}" for n in range(1000)], "soma_x": [n / 7 for n in range(1000)]})
+    send = partial(upload, target, metadata, dataset_id("worm"), {"neurons": neurons})
+    try:
+        result = await trio.to_thread.run_sync(send)
+        (version,) = await versions(engine)
+        assert version.content_hash == result.content_hash
+        answer = await engine.query("SELECT source_id, soma_x FROM syndb.neurons ORDER BY soma_x")
+        assert answer.table.to_pylist() == neurons.to_pylist()
+        assert (await trio.to_thread.run_sync(send)).unchanged
+    finally:
+        await engine.execute("DROP DATABASE syndb SYNC")  # the next test finds its server empty

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syndb_common.engine.clusters import on_cluster
+from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.interface import Limits
 from syndb_common.engine.server_backend import ServerBackend, ServerStream
 from syndb_common.engine.settings import EngineSettings, Server
@@ -164,6 +166,20 @@ def test_a_server_that_is_gone_is_unavailable(tmp_path: Path) -> None:
         work.run("SELECT 1")
     with pytest.raises(EngineUnavailable):
         ServerBackend.found(server, 0.5)
+
+
+async def test_an_engine_outlives_its_server(nursery: trio.Nursery, tmp_path: Path) -> None:
+    with bridged(tmp_path) as server:
+        engine = EmbeddedEngine(tmp_path / "node", server=server)
+        await nursery.start(engine.run)
+        pid = engine.pid
+        assert (await engine.query("SELECT 1 AS one")).table.to_pylist() == [{"one": 1}]
+    with pytest.raises(EngineUnavailable, match="cannot be reached"):
+        await engine.query("SELECT 1 AS one")
+    with bridged(tmp_path, port=server.port):
+        assert (await engine.query("SELECT 1 AS one")).table.to_pylist() == [{"one": 1}]
+    assert engine.pid == pid
+    nursery.cancel_scope.cancel()
 
 
 def test_https_trusts_the_authority_that_is_named_and_no_other(tmp_path: Path) -> None:
