@@ -93,9 +93,3 @@ def save(path: Path, produce: Callable[[Sink], int], *, max_bytes: int) -> Saved
     finally:
         part.unlink(missing_ok=True)
     return Saved(sink.written, sink.sha256, rows)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file; blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,8 +2,8 @@
 
 | format | ids | categories | missing values | header |
 |---|---|---|---|---|
-| arrow | 16 bytes | text | null | the schema |
-| parquet | 16 bytes | text | null | the schema |
+| arrow | as they come | text | null | the schema |
+| parquet | as they come | as they come | null | the schema |
 | csv | text | text | nothing between the commas; an empty text is ``""`` | names of the columns |
 """
 
