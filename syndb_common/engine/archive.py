@@ -4,6 +4,7 @@
 
     files/...                           the daemon's own files, each with its mode
     versions/<data set>/<number>/<table>.arrow
+    audit.arrow                         who published and deleted what
     manifest.json                       what is in it, with sizes and SHA-256
     manifest.sha256
 
@@ -19,7 +20,7 @@ import stat
 import tarfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Annotated, Literal
 
@@ -30,7 +31,7 @@ from syndb_common.engine.copying import Commit, Rows
 from syndb_common.errors import Conflict, DataError, SynDBError
 from syndb_common.settings import sync_folder
 
-_MANIFEST, _DIGEST = "manifest.json", "manifest.sha256"
+_MANIFEST, _DIGEST, _AUDIT = "manifest.json", "manifest.sha256", "audit.arrow"
 _MAX_MANIFEST_BYTES = 256 * 1024**2
 _PIECE_BYTES = 1024**2
 
@@ -77,6 +78,7 @@ class Manifest(_Model):
         kind: whose it is.
         name: of the node; empty for a hub.
         tables_version: number of the last migration of its tables.
+        audit: None when nothing has been written down yet.
     """
 
     schema_version: Literal[1] = 1
@@ -85,6 +87,7 @@ class Manifest(_Model):
     software: str
     made_at: AwareDatetime
     tables_version: int = Field(ge=0)
+    audit: Member | None
     files: tuple[StoredFile, ...]
     versions: tuple[StoredVersion, ...]
 
@@ -132,9 +135,16 @@ class Writer:
 
     def add_table(self, commit: Commit, table: str, rows: Rows) -> Member:
         """Add one table of a version, as a compressed Arrow stream."""
+        return self._add_rows(_table_name(commit, table), rows)
+
+    def add_audit(self, entries: pa.Table) -> Member:
+        """Add the audit, in the same way."""
+        return self._add_rows(_AUDIT, Rows(entries.schema, iter(entries.to_batches())))
+
+    def _add_rows(self, name: str, rows: Rows) -> Member:
         options = pa.ipc.IpcWriteOptions(compression="zstd")
         with (
-            self._member(_table_name(commit, table)) as sink,
+            self._member(name) as sink,
             pa.ipc.new_stream(sink, rows.schema, options=options) as writer,
         ):
             for batch in rows.batches:
@@ -212,20 +222,29 @@ class Reader:
                 target.write(piece)
             os.fchmod(target.fileno(), entry.mode)
 
-    @contextmanager
-    def rows(self, commit: Commit, table: str) -> Iterator[Rows]:
+    def rows(self, commit: Commit, table: str) -> AbstractContextManager[Rows]:
         """The rows of one table of a version."""
+        return self._rows(_table_name(commit, table))
 
+    def audit(self) -> pa.Table | None:
+        """Who published and deleted what."""
+        if self.manifest.audit is None:
+            return None
+        with self._rows(_AUDIT) as rows:
+            return pa.Table.from_batches(rows.batches, rows.schema)
+
+    @contextmanager
+    def _rows(self, name: str) -> Iterator[Rows]:
         def checked(stream: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
             for batch in stream:
                 batch.validate(full=True)
                 yield batch
 
         try:
-            with self._open(_table_name(commit, table)) as file, pa.ipc.open_stream(file) as stream:
+            with self._open(name) as file, pa.ipc.open_stream(file) as stream:
                 yield Rows(stream.schema, checked(stream))
         except pa.ArrowException as error:
-            raise DataError(f"{table} of {commit} is not Arrow data: {str(error)[:200]}") from None
+            raise DataError(f"{name} is not Arrow data: {str(error)[:200]}") from None
 
     def check(self) -> None:
         """Read everything once and compare it with the manifest.
@@ -234,6 +253,8 @@ class Reader:
             DataError: something is missing, or differs.
         """
         wanted: dict[str, Member] = {f"files/{entry.path}": entry for entry in self.manifest.files}
+        if self.manifest.audit is not None:
+            wanted[_AUDIT] = self.manifest.audit
         for version in self.manifest.versions:
             if set(version.tables) != set(version.commit.tables):
                 raise _damaged(f"{version.commit} lacks tables")

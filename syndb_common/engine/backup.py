@@ -62,12 +62,14 @@ def backup(home: Home, target: Path, tell: Tell) -> Path:
     with owned(home.data_dir / ENGINE) as keeper, archive.create(path) as writer:
         held = Versions(keeper)
         stored = [_save_version(held, commit, writer, tell) for commit in held.published()]
+        audit = held.audit()
         manifest = Manifest(
             kind=home.kind,
             name=home.name,
             software=version("syndb"),
             made_at=datetime.now(UTC),
             tables_version=held.schema_version(),
+            audit=None if audit is None else writer.add_audit(audit),
             files=tuple(_save_files(home, writer)),
             versions=tuple(stored),
         )
@@ -170,6 +172,8 @@ def _build(reader: Reader, building: Path, tell: Tell) -> None:
     bring_tables(EmbeddedEngine(building / ENGINE), manifest.tables_version)
     with owned(building / ENGINE) as keeper:
         versions = Versions(keeper)
+        if (audit := reader.audit()) is not None:
+            versions.put_audit(audit)
         for stored in manifest.versions:
             versions.put(stored.commit, lambda table, commit=stored.commit: reader.rows(commit, table))  # type: ignore[misc]
             tell(f"restored {stored.commit}, its content hash is right")

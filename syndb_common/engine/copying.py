@@ -22,6 +22,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from syndb_common.engine.checks import content_hash
 from syndb_common.engine.interface import Limits
+from syndb_common.engine.records import RECORDS, Records
 from syndb_common.engine.work import Keeper
 from syndb_common.errors import Conflict, DataError, IncompleteResult, SynDBError, UnknownName
 from syndb_common.tables.model import DATABASE, TABLES
@@ -171,6 +172,23 @@ class Versions:
             batch = pa.RecordBatch.from_pylist([row], schema=_COMMIT)
             work.insert(f"{DATABASE}.dataset_versions", _COMMIT, [batch])
         return True
+
+    def audit(self) -> pa.Table | None:
+        """Who published and deleted what, oldest first; None before there was anything to write down."""
+        try:
+            return self._select(f"SELECT * FROM {RECORDS}.changes ORDER BY at")
+        except UnknownName:
+            return None
+
+    def put_audit(self, entries: pa.Table) -> None:
+        """Append those of these entries that are not there yet."""
+        Records(self._keeper).prepare()
+        held = self.audit()
+        there = set() if held is None else {tuple(row.values()) for row in held.to_pylist()}
+        missing = [number for number, row in enumerate(entries.to_pylist()) if tuple(row.values()) not in there]
+        if missing:
+            with self._keeper.working(_LIMITS) as work:
+                work.insert(f"{RECORDS}.changes", entries.schema, entries.take(missing).to_batches())
 
     def _write(self, commit: Commit, table: str, source: Source) -> None:
         with source(table) as rows, self._keeper.working(_LIMITS) as work:

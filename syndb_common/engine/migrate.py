@@ -1,4 +1,5 @@
-"""From the embedded engine to a ClickHouse server: every published version, each verified by its content hash."""
+"""From the embedded engine to a ClickHouse server: every published version, each verified by its content
+hash, and who published and deleted what."""
 
 from __future__ import annotations
 
@@ -33,6 +34,8 @@ def migrate(base: Path, server: Server, tell: Callable[[str], None]) -> int:
         try:
             bring_tables(EmbeddedEngine(None, server=server), source.schema_version())
             target = Versions(Keeper(backend))
+            if (audit := source.audit()) is not None:
+                target.put_audit(audit)
             for number, commit in enumerate(commits, 1):
                 new = target.put(commit, lambda table, commit=commit: source.rows(commit, table))  # type: ignore[misc]
                 said = "copied" if new else "is there already"

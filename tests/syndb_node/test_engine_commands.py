@@ -26,6 +26,9 @@ from tests.syndb_node.stopped_node import ALL, ROWS, command_words, run_command,
 
 pytestmark = pytest.mark.slow
 
+NEURONS = "SELECT * EXCEPT (cid, dataset_id) FROM syndb.neurons WHERE version = 2 ORDER BY source_id"
+AUDIT = "SELECT * EXCEPT (dataset_id) FROM syndb_records.changes ORDER BY at"
+
 _syndb_node = partial(run_command, "syndb-node")
 
 
@@ -47,8 +50,8 @@ def saved(node: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(done.stdout.strip())
 
 
-def _published(data: Path) -> tuple[list[PublishedVersion], list[dict[str, Any]]]:
-    """What an engine of this folder has: its versions, and one of its tables."""
+def _published(data: Path) -> tuple[list[PublishedVersion], list[dict[str, Any]], list[dict[str, Any]]]:
+    """What an engine of this folder has: its versions, one of its tables, and its audit."""
     found: list[Any] = []
 
     async def look() -> None:
@@ -56,12 +59,11 @@ def _published(data: Path) -> tuple[list[PublishedVersion], list[dict[str, Any]]
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.run)
             found.append(await versions(engine))
-            sql = "SELECT * EXCEPT (cid, dataset_id) FROM syndb.neurons WHERE version = 2 ORDER BY source_id"
-            found.append((await engine.query(sql)).table.to_pylist())
+            found.extend([(await engine.query(sql)).table.to_pylist() for sql in (NEURONS, AUDIT)])
             nursery.cancel_scope.cancel()
 
     trio.run(look)
-    return found[0], found[1]
+    return found[0], found[1], found[2]
 
 
 def _files(data: Path) -> dict[str, tuple[int, str]]:
@@ -85,6 +87,9 @@ def test_a_node_that_was_saved_stands_again_as_it_was(node: Path, saved: Path, t
     assert data.stat().st_mode & 0o777 == 0o700
     found = _published(data)
     assert sorted((v.metadata.dataset, v.version) for v in found[0]) == ALL
+    assert [(entry["what"], entry["dataset"]) for entry in found[2]] == [
+        ("published", n) for n in ("worm", "worm", "fly")
+    ]
     assert found == _published(node.parent / "data")
 
 

@@ -60,6 +60,7 @@ def _on(server: Server | None, path: Path | None, sql: str) -> tuple[list[Publis
     return found[0], found[1]
 
 
+AUDIT = "SELECT * EXCEPT (dataset_id) FROM syndb_records.changes ORDER BY at"
 NEURONS = "SELECT * EXCEPT (cid, dataset_id) FROM syndb.neurons WHERE version = 2 ORDER BY source_id"
 
 
@@ -75,7 +76,9 @@ def test_all_versions_are_copied_and_the_setting_to_change_is_said(
 
     on_server = _on(server, None, NEURONS)
     assert sorted((v.metadata.dataset, v.version) for v in on_server[0]) == ALL
-    assert on_server == _on(None, node.parent / "data" / "engine", NEURONS)
+    embedded = node.parent / "data" / "engine"
+    assert on_server == _on(None, embedded, NEURONS)
+    assert _on(server, None, AUDIT) == _on(None, embedded, AUDIT)
 
 
 def test_a_copy_that_is_killed_shows_whole_versions_only_and_goes_on_where_it_was(
