@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from syndb_cli import etl, federation
+from syndb_cli import dataset, etl, federation
+from syndb_cli.downloading import download_command
 from syndb_cli.options import DashedGroup
 from syndb_cli.syql import syql
 
@@ -22,6 +23,8 @@ app = typer.Typer(
 app.command()(syql)
 app.add_typer(federation.app, name="federation")
 app.add_typer(etl.app, name="etl")
+app.add_typer(dataset.app, name="dataset")
+dataset.app.command("download")(download_command)
 
 
 def _show_version(wanted: bool) -> None:
