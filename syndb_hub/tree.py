@@ -15,6 +15,7 @@
     │                   the hub goes on while one of these fails:
     ├── announcer       notes who has been told the hub's next key
     ├── measurements    keeps what queries cost
+    ├── ways            tries which nodes' Flight servers the hub reaches
     ├── relays          keeps the places through which the hub is reached, where some are configured
     └── records         says in the distributed hash table where the hub is
 """
@@ -23,10 +24,11 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -75,6 +77,8 @@ from syndb_hub.federation.measuring import Measurements
 from syndb_hub.federation.queries import FederatedQueries
 from syndb_hub.federation.targets import Holding, visible
 from syndb_hub.federation.view import DirectoryView
+from syndb_hub.federation.ways import ChosenWays
+from syndb_hub.flight import FlightUsers, results_folder
 from syndb_hub.health import StoresProbe
 from syndb_hub.http import Services, create_app
 from syndb_hub.http import serve as serve_http
@@ -187,19 +191,37 @@ class _Parts:
         self._directory = Directory()
         self._own: Sequence[PublishedVersion] = ()
         self._own_state: tuple[int | None, int] | None = None
-        self._warehouse = EmbeddedEngine(settings.data_dir / "engine", server=server, name="warehouse")
+        results = results_folder(settings.data_dir)
+        answers: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {}
+        self._warehouse = EmbeddedEngine(
+            settings.data_dir / "engine",
+            server=server,
+            flight=settings.flight.server(settings.data_dir, results),
+            name="warehouse",
+            asked=answers,
+        )
         self._merger = EmbeddedEngine(None, name="merger")
         self._benchmarks = StoredBenchmarks(store)
         self._measurements = Measurements(self._benchmarks)
+        self._ways = ChosenWays(directory=self._directory, direct=self._is_direct, receiver=self._warehouse)
         self._queries = FederatedQueries(
             directory=self._directory,
             own=self._own_versions,
-            fan_out=FanOut(self._directory, self._warehouse, self._peer, settings.jobs.max_result_bytes, self._suspect),
+            fan_out=FanOut(
+                self._directory,
+                self._warehouse,
+                self._peer,
+                settings.jobs.max_result_bytes,
+                self._suspect,
+                self._ways,
+                lambda: self._warehouse.flight_here,
+            ),
             merger=self._merger,
             delegation_seconds=settings.federation.delegation_timeout_seconds,
             measurements=self._measurements,
         )
-        self._jobs = JobRunner(store, self._queries, settings.data_dir / "objects" / "jobs", settings.jobs)
+        self._jobs = JobRunner(store, self._queries, results, settings.jobs)
+        answers.update(FlightUsers(TokenService(store), self._queries, self._jobs).answers)
         self._downloads = Downloads(
             settings.data_dir / "objects" / "downloads", self._jobs, self._holdings, settings.jobs
         )
@@ -228,6 +250,7 @@ class _Parts:
                 *dispensable(
                     announcer=self._announcer.run,
                     measurements=self._measurements.run,
+                    ways=self._ways.run,
                     relays=self._circuits.run if self._settings.federation.relays else None,
                     records=None if self._dht is None else self._dht.run,
                 ),
@@ -248,7 +271,12 @@ class _Parts:
 
     def services(self, tree: Tree) -> Services:
         """What the HTTP layer is given."""
-        view = DirectoryView(self._directory, schema.CURRENT, lambda key_id: self._present.keyring().secret_of(key_id))
+        view = DirectoryView(
+            self._directory,
+            schema.CURRENT,
+            lambda key_id: self._present.keyring().secret_of(key_id),
+            way_of=self._ways.way,
+        )
         checks = Checks(
             directory=self._directory, peer=self._peer, queries=self._queries, schema_version=schema.CURRENT
         )
@@ -277,6 +305,7 @@ class _Parts:
             migrations=schema.migrations,
             version=version("syndb"),
             settings=self._settings.http,
+            flight=lambda: (self._warehouse.flight_location, self._warehouse.flight_certificate),
         )
 
     def readings(self) -> Iterator[Sample]:
@@ -310,6 +339,13 @@ class _Parts:
     def _is_member(self, peer_id: str) -> bool:
         cluster = self._directory.by_peer(peer_id)
         return cluster is not None and cluster.record.is_active
+
+    def _is_direct(self, cluster: Cluster) -> bool:
+        """Whether a node and the hub see each other without a relay, as far as their connection shows."""
+        peer_id = cluster.record.peer_id
+        if peer_id is None or not self._host.is_connected(peer_id):
+            return bool(cluster.record.observed_hosts)
+        return bool(self._host.observed_hosts(peer_id))
 
     def _trust_of(self, peer_id: str) -> Trust:
         return Trust.MEMBER if self._is_member(peer_id) else Trust.ANYONE
