@@ -51,7 +51,19 @@ def list_clusters(
             note("no node yet: `syndb-hub invite` makes the line by which one joins")
             return
         show_table(
-            ["cluster", "standing", "health", "since", "data sets", "rows", "schema", "ms", "clock", "institution"],
+            [
+                "cluster",
+                "standing",
+                "health",
+                "since",
+                "data sets",
+                "rows",
+                "schema",
+                "way",
+                "ms",
+                "clock",
+                "institution",
+            ],
             [_row(node) for node in found],
         )
         for node in found:
@@ -320,6 +332,7 @@ def _row(node: dict[str, Any]) -> list[Any]:
         len(node["datasets"]),
         sum(sum(dataset["row_counts"].values()) for dataset in node["datasets"]),
         _schema(node),
+        node.get("delivery", ""),
         node["latency_ms"],
         None if node["clock_skew_ms"] is None else f"{node['clock_skew_ms'] / 1000:+.1f} s",
         node["institution"],
