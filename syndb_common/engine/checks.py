@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from syndb_common.engine.work import Work
@@ -18,6 +19,8 @@ from syndb_common.errors import DataError
 from syndb_common.tables.model import TABLES, Table
 
 EXAMPLES = 5
+UNIQUE_ROWS = 50_000_000
+"""Ids that are compared with each other at once: they take some GB of memory. More are compared in several passes."""
 
 ROW_ID = (
     "reinterpretAsUUID(bitOr("
@@ -44,39 +47,33 @@ def check_rows(
     if not counts:
         raise DataError("the upload holds no rows")
     for name in counts:
-        if name in with_ids:
-            _check_sent_ids(work, name, staging[name], dataset)
-        _check_unique(work, name, staging[name])
-    for name in counts:
-        for column, targets in TABLES[name].references.items():
-            _check_reference(work, TABLES[name], column, targets, staging)
+        rules = _id_rules(name, dataset) if name in with_ids else []
+        rules += [
+            _reference(TABLES[name], column, targets, staging) for column, targets in TABLES[name].references.items()
+        ]
+        _check(work, staging[name], rules)
+        _check_unique(work, name, staging[name], counts[name])
     return counts
 
 
-def _check_sent_ids(work: Work, name: str, place: str, dataset: UUID) -> None:
-    foreign = f"dataset_id != toUUID('{dataset}')"
-    _refuse(work, place, foreign, f"{name}.dataset_id: {{n}} rows belong to another data set")
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What no row may be; ``message`` has a place for the number of rows that are."""
+
+    condition: str
+    message: str
+    details: Mapping[str, str]
+
+
+def _id_rules(name: str, dataset: UUID) -> list[_Rule]:
     wrong = f"cid != {ROW_ID.format(namespace=dataset.hex, table=name)}"
-    _refuse(work, place, wrong, f"{name}.cid: {{n}} rows have a cid that is not made from data set and source_id")
+    return [
+        _Rule(f"dataset_id != toUUID('{dataset}')", f"{name}.dataset_id: {{n}} rows belong to another data set", {}),
+        _Rule(wrong, f"{name}.cid: {{n}} rows have a cid that is not made from data set and source_id", {}),
+    ]
 
 
-def _check_unique(work: Work, name: str, place: str) -> None:
-    # The key is the order of the table: groups are found while reading, without holding them all.
-    duplicates = f"SELECT any(source_id) AS source_id FROM {place} GROUP BY dataset_id, version, cid HAVING count() > 1"
-    in_order = "SETTINGS optimize_aggregation_in_order = 1"
-    number = _count(work, f"SELECT count() AS n FROM ({duplicates}) {in_order}")
-    if number:
-        examples = _examples(work, f"{duplicates} ORDER BY source_id LIMIT {EXAMPLES} {in_order}")
-        raise DataError(
-            f"{name}.source_id: {number} source ids occur more than once: {examples}",
-            hint="correct the source and import again; nothing was published",
-            examples=examples,
-        )
-
-
-def _check_reference(
-    work: Work, table: Table, column: str, targets: tuple[str, ...], staging: Mapping[str, str]
-) -> None:
+def _reference(table: Table, column: str, targets: tuple[str, ...], staging: Mapping[str, str]) -> _Rule:
     def among(names: tuple[str, ...]) -> str:
         selects = [f"SELECT cid FROM {staging[name]}" for name in names if name in staging]
         return f"{column} IN ({' UNION ALL '.join(selects)})" if selects else "0"
@@ -85,28 +82,47 @@ def _check_reference(
     if column == "parent_id":
         cases = ", ".join(f"parent_enum = {TABLES[name].enum}, {among((name,))}" for name in targets)
         resolves = f"multiIf(isNull(parent_enum), {resolves}, {cases}, 0)"
-    _refuse(
-        work,
-        staging[table.name],
+    return _Rule(
         f"isNotNull({column}) AND NOT ({resolves})",
         f"{table.name}.{column}: {{n}} rows have a {column} that is in none of {', '.join(targets)}",
-        unresolved=column,
+        {"unresolved": column},
     )
 
 
-def _refuse(work: Work, place: str, condition: str, message: str, **details: str) -> None:
-    number = _count(work, f"SELECT count() AS n FROM {place} WHERE {condition}")
-    if number:
-        examples = _examples(
-            work, f"SELECT source_id FROM {place} WHERE {condition} ORDER BY source_id LIMIT {EXAMPLES}"
-        )
-        raise DataError(
-            f"{message.format(n=number)}; first source ids: {examples}",
-            hint="correct the source and import again; nothing was published",
-            count=number,
-            examples=examples,
-            **details,
-        )
+def _check(work: Work, place: str, rules: Sequence[_Rule]) -> None:
+    """Count what breaks each rule, all in one pass, and refuse the first that is broken."""
+    if not rules:
+        return
+    counts = ", ".join(f"countIf({rule.condition}) AS n{number}" for number, rule in enumerate(rules))
+    (found,) = work.read_all(f"SELECT {counts} FROM {place}").to_pylist()
+    for number, rule in enumerate(rules):
+        if count := found[f"n{number}"]:
+            first = f"SELECT source_id FROM {place} WHERE {rule.condition} ORDER BY source_id LIMIT {EXAMPLES}"
+            examples = _examples(work, first)
+            raise DataError(
+                f"{rule.message.format(n=count)}; first source ids: {examples}",
+                hint="correct the source and import again; nothing was published",
+                count=count,
+                examples=examples,
+                **rule.details,
+            )
+
+
+def _check_unique(work: Work, name: str, place: str, rows: int) -> None:
+    passes = 1 + rows // UNIQUE_ROWS
+    shares = [f" WHERE cityHash64(cid) % {passes} = {number}" for number in range(passes)] if passes > 1 else [""]
+    if all(not _count(work, f"SELECT count() - uniqExact(cid) AS n FROM {place}{share}") for share in shares):
+        return
+    # The key is the order of the table: groups are found while reading, without holding them all.
+    duplicates = f"SELECT any(source_id) AS source_id FROM {place} GROUP BY dataset_id, version, cid HAVING count() > 1"
+    in_order = "SETTINGS optimize_aggregation_in_order = 1"
+    number = _count(work, f"SELECT count() AS n FROM ({duplicates}) {in_order}")
+    examples = _examples(work, f"{duplicates} ORDER BY source_id LIMIT {EXAMPLES} {in_order}")
+    raise DataError(
+        f"{name}.source_id: {number} source ids occur more than once: {examples}",
+        hint="correct the source and import again; nothing was published",
+        examples=examples,
+    )
 
 
 def _count(work: Work, sql: str) -> int:

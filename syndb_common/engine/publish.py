@@ -133,9 +133,12 @@ class Uploads:
             raise DataError(f"unknown table {', '.join(sorted(unknown))[:200]}", hint=f"tables are {', '.join(TABLES)}")
         self._check_name(begin)
         upload = Staged(self._keeper, uuid4(), UploadRecord(begin=begin, version=0))
+        newest = self._newest(begin.dataset_id)
         with self._lock:
-            if (same := self._of_key(begin)) is not None:
-                return same
+            same = self._of_key(begin)
+            if same is not None and not same.outdated(newest["version"] if newest else 0):
+                same.touch()
+                return same.id
             others = [each for each in self._uploads.values() if each.record.state != "published"]
             gone = [other for other in others if other.idle > LEASE_SECONDS and other.begun_for(begin.dataset_id)]
             if any(other.begun_for(begin.dataset_id) and other not in gone for other in others):
@@ -148,7 +151,7 @@ class Uploads:
             upload.enter()
             self._uploads[upload.id] = upload
         try:
-            for other in gone:
+            for other in gone if same is None else [*gone, same]:
                 self.abort(other.id)
             upload.update(version=self._last_number(begin.dataset_id) + 1)
             upload.create()
@@ -160,13 +163,12 @@ class Uploads:
             upload.leave()
         return upload.id
 
-    def _of_key(self, begin: Begin) -> UUID | None:
+    def _of_key(self, begin: Begin) -> Staged | None:
         for upload in self._uploads.values():
             if begin.key is not None and upload.record.begin.key == begin.key:
                 if upload.record.begin != begin:
                     raise Conflict("this key belongs to an upload of something else", hint="use a fresh UUID as key")
-                upload.touch()
-                return upload.id
+                return upload
         return None
 
     def append(
@@ -393,9 +395,10 @@ class Uploads:
         with self._publishing:
             deleted = self.deletions.delete(dataset, version, who)
             with self._lock:
-                ended = [each.id for each in self._uploads.values() if each.begun_for(dataset)]
-            for upload_id in ended if version is None else ():
-                self.abort(upload_id)
+                of_dataset = [each for each in self._uploads.values() if each.begun_for(dataset)]
+            for upload in of_dataset:
+                if version is None or (upload.record.result and upload.record.result.version in deleted):
+                    self.abort(upload.id)
             return deleted
 
     def _check_name(self, begin: Begin) -> None:

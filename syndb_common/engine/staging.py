@@ -137,6 +137,11 @@ class Staged:
         """Whether it is of this data set."""
         return self.record.begin.dataset_id == dataset
 
+    def outdated(self, newest: int) -> bool:
+        """Whether it was published and is not the newest version any more."""
+        result = self.record.result
+        return self.record.state == "published" and result is not None and result.version != newest
+
     def update(self, **fields: Any) -> None:
         """Change what is written down, before it is saved."""
         self.record = self.record.model_copy(update=fields)

@@ -209,7 +209,8 @@ class _Sending:
     def attempt(self) -> PublishResult:
         """Go through with it on one connection."""
         with _Session(self._target, self._seconds) as session:
-            self._upload = session.act(self._begin, Begun).upload_id
+            if self._upload is None:
+                self._upload = session.act(self._begin, Begun).upload_id
             status = session.act(Status(upload_id=self._upload), UploadStatus)
             if status.state == "open":
                 for name, rows in self._rows.items():
