@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from syndb_common.engine.checks import check_rows, content_hash
 from syndb_common.engine.deletion import Deletions
 from syndb_common.engine.groups import Gathering, Item
-from syndb_common.engine.records import LIMITS, Change, Records, UploadRecord
+from syndb_common.engine.records import COMMIT, LIMITS, Change, Records, UploadRecord
 from syndb_common.engine.rows import RowShape
 from syndb_common.engine.staging import STAGING, Staged, StagedStream
 from syndb_common.engine.work import Keeper, Work
@@ -379,8 +379,8 @@ class Uploads:
                     f"ALTER TABLE {DATABASE}.{table} REPLACE PARTITION (toUUID('{dataset}'), {version}) "
                     f"FROM {upload.place(table)}"
                 )
-            commit = pa.RecordBatch.from_pylist([row], schema=_COMMIT)
-            work.insert(f"{DATABASE}.dataset_versions", _COMMIT, [commit])
+            commit = pa.RecordBatch.from_pylist([row], schema=COMMIT)
+            work.insert(f"{DATABASE}.dataset_versions", COMMIT, [commit])
         except SynDBError:
             with suppress(SynDBError):  # the next start drops what is left
                 self._drop_uncommitted()
@@ -439,17 +439,6 @@ class Uploads:
 
 _STAGED = f"SELECT name FROM system.tables WHERE database = '{STAGING}'"
 _GONE = "this upload does not exist any more; start the import again"
-_COMMIT = pa.schema(
-    [
-        ("dataset_id", pa.string()),
-        ("version", pa.uint32()),
-        ("metadata", pa.string()),
-        ("row_counts", pa.map_(pa.string(), pa.uint64())),
-        ("content_hash", pa.string()),
-        ("schema_version", pa.uint32()),
-        ("published_at", pa.timestamp("ms", "UTC")),
-    ]
-)
 
 
 def _metadata(text: str) -> DatasetMetadata | None:

@@ -53,6 +53,19 @@ _CHANGE = pa.schema(
     ]
 )
 
+COMMIT = pa.schema(
+    [
+        ("dataset_id", pa.string()),
+        ("version", pa.uint32()),
+        ("metadata", pa.string()),
+        ("row_counts", pa.map_(pa.string(), pa.uint64())),
+        ("content_hash", pa.string()),
+        ("schema_version", pa.uint32()),
+        ("published_at", pa.timestamp("ms", "UTC")),
+    ]
+)
+"""A row of ``dataset_versions``, which makes a version visible."""
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
