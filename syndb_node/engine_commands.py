@@ -9,12 +9,23 @@ import typer
 
 from syndb_common.daemon import configure_logging, report_errors
 from syndb_common.engine.settings import EngineSettings
+from syndb_common.errors import ConfigError
 from syndb_common.node_settings import NodeSettings
 from syndb_common.settings import load, toml_value, validate
 
 app = typer.Typer(no_args_is_help=True, help="The node's data: back them up, restore them, move them to a server.")
 
 Config = Annotated[Path, typer.Option("--config", help="Configuration file.", envvar="SYNDB_NODE_CONFIG")]
+
+
+def _embedded(config: Path) -> NodeSettings:
+    settings = load(NodeSettings, config)
+    if settings.engine.kind == "server":
+        raise ConfigError(
+            "the versions of this node are on a ClickHouse server",
+            hint="Back that up by its own means, and the node's data_dir and configuration by copying them.",
+        )
+    return settings
 
 
 def _tell(line: str) -> None:
@@ -35,7 +46,7 @@ def backup(
         from syndb_common.engine.backup import Home
         from syndb_common.engine.backup import backup as save
 
-        settings = load(NodeSettings, config)
+        settings = _embedded(config)
         typer.echo(save(Home("node", settings.cluster.name, settings.data_dir, config), target, _tell))
     raise typer.Exit(outcome.code)
 
@@ -80,7 +91,7 @@ def migrate(
         from syndb_common.engine.backup import ENGINE
         from syndb_common.engine.migrate import migrate as copy
 
-        settings = load(NodeSettings, config)
+        settings = _embedded(config)
         section = {
             "kind": "server",
             "url": to,

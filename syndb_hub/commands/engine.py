@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from syndb_common.daemon import configure_logging, report_errors
+from syndb_common.errors import ConfigError
 from syndb_common.settings import load
 from syndb_hub.commands.common import Config, note
 from syndb_hub.settings import HubSettings
@@ -31,6 +32,11 @@ def backup(
         from syndb_hub import lock
 
         settings = load(HubSettings, config)
+        if settings.engine.kind == "server":
+            raise ConfigError(
+                "the versions of this hub are on a ClickHouse server",
+                hint="Back that up by its own means, and the hub's data_dir and configuration by copying them.",
+            )
         with lock.hold(settings.data_dir):
             typer.echo(save(Home("hub", "", settings.data_dir, config), target, note))
     raise typer.Exit(outcome.code)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -272,3 +273,13 @@ def test_the_backup_of_a_node_is_none_of_a_hub(saved: Path, tmp_path: Path) -> N
     done = run_command("syndb-hub", "engine", "restore", saved, "--data-dir", tmp_path / "data")
     assert done.returncode == 3
     assert "use syndb-node" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["backup", "new.tar"], ["migrate", "--to", "http://127.0.0.1:9"]])
+def test_a_node_on_a_server_has_nothing_here_to_save_or_to_copy(node: Path, tmp_path: Path, words: list[str]) -> None:
+    config = tmp_path / "node.toml"
+    without = re.sub(r"(?ms)^\[engine\]$.*?(?=^\[|\Z)", "", node.read_text())
+    config.write_text(f'{without}\n[engine]\nkind = "server"\nurl = "http://127.0.0.1:9"\n')
+    words = [word.replace("new.tar", str(tmp_path / "new.tar")) for word in words]
+    done = _syndb_node("engine", words[0], "--config", config, *words[1:])
+    assert (done.returncode, "on a ClickHouse server" in done.stderr) == (2, True), done.stderr
