@@ -83,7 +83,7 @@ def test_a_node_behind_nat_finds_a_hub_that_moved_by_its_record_at_another_membe
     way = way_to(member, tmp_path / "member")
     listen = [f"/ip4/0.0.0.0/udp/{PORT}/quic-v1", f"/ip4/0.0.0.0/tcp/{PORT}"]
     old = [f"/ip4/{hub_host.address}/udp/{PORT}/quic-v1"]
-    hub = {"federation": {"listen": listen, "enable_mdns": False}}
+    hub = {"federation": {"listen": listen, "enable_mdns": False}, "flight": {"host": "0.0.0.0"}}
     with local_federation(tmp_path, ["member", "inner"], places=places, hub=hub) as federation:
         alone = {"hub_multiaddrs": old, "enable_mdns": False}
         federation.write_node("member", PORT, FLIGHT, {"federation": alone})
@@ -94,6 +94,11 @@ def test_a_node_behind_nat_finds_a_hub_that_moved_by_its_record_at_another_membe
         federation.wait_healthy(["member", "inner"], seconds=90)
         federation.import_data("inner", "c-elegans-dev", real_files, "--stage", "1")
         federation.wait_datasets({"inner": 1})
+        # The hub does not reach the node's Flight server, which reaches the hub's.
+        assert eventually(lambda: way_of(federation, "inner") == "push", seconds=60)
+        delivered = federation.query(ROWS)
+        assert len(delivered["rows"]) == STAGE_1[1]
+        assert delivered["provenance"]["nodes"][0]["bytes"] > 64 * 1024
         before = {node["name"]: node["id"] for node in federation.get("/v1/federation/clusters")}
         federation.daemons["hub"].kill()
         hub_host.move("10.77.0.200")
