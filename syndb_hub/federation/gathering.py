@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from syndb_common.errors import LimitExceeded
 from syndb_common.syql import Plan, conform, partial_schema
-from syndb_hub.federation.service import Rows
+from syndb_hub.federation.rows import Rows
 
 
 class Budget:

@@ -27,6 +27,7 @@ from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.federation.fan_out import FanOut, Part
 from syndb_hub.federation.gathering import Union
 from syndb_hub.federation.measuring import Measurements
+from syndb_hub.federation.rows import Rows
 from syndb_hub.federation.service import (
     Answered,
     Explanation,
@@ -34,7 +35,6 @@ from syndb_hub.federation.service import (
     Provenance,
     QueryTarget,
     Require,
-    Rows,
     VersionRead,
 )
 from syndb_hub.federation.targets import Holding, Targets, assign, check_names, lost, versions, visible, with_missing

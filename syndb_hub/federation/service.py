@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from syndb_common.messages import JoinChallenge, JoinRequest, RegisterCluster, Registered
 from syndb_common.syql.plan import Plan, Scope
+from syndb_hub.federation.rows import Rows
 
 Health = Literal["healthy", "degraded", "unreachable", "unknown"]
 Standing = Literal["pending", "waiting", "active", "inactive"]
@@ -49,10 +50,8 @@ class ClusterView(_View):
         standing: whether it takes part; ``is_active`` is ``standing == "active"``.
         schema_state: its schema version beside the hub's; ``unknown`` until a node has joined under the name. A node
             that is ``behind`` is sent what it lacks, one that is ``ahead`` needs the hub to be updated.
-        secret: what it joined with: ``password``, ``previous password``, ``invitation or older password``, or empty
-            when that is not known.
-        delivery: how parts larger than 64 KiB come from it: ``pull``, the hub fetches them; ``push``, the node delivers
-            them; ``frames``, inside its answers up to a size, through a relay; empty while that is not known.
+        secret: what it joined with: ``password``, ``previous password``, ``invitation or older password``, or empty.
+        delivery: how its large parts come (:mod:`syndb_hub.federation.ways`); empty while that is not known.
         refused_addresses: what it announced and the hub does not dial, each with the reason.
     """
 
@@ -180,33 +179,6 @@ class Answered:
     provenance: Provenance
 
 
-class Rows(Protocol):
-    """Where the rows of an answer are written, a batch at a time. What is not complete never shows.
-
-    The first three block and may be called from any thread.
-    """
-
-    def open(self, schema: pa.Schema) -> None:
-        """Say what columns there will be; called once, first."""
-        ...
-
-    def add(self, part: int, batch: pa.RecordBatch) -> None:
-        """Take rows of a part; returns when they are written."""
-        ...
-
-    def drop(self, part: int) -> None:
-        """Forget every row of a part, and take no more of it."""
-        ...
-
-    async def select(self, offset: int, limit: int | None) -> int:
-        """The parts are complete: of their rows skip some, keep at most so many, and return how many are left."""
-        ...
-
-    async def write(self, table: pa.Table) -> int:
-        """Take a whole answer instead, and return its rows."""
-        ...
-
-
 class Queries(Protocol):
     """Questions in SyQL. All methods raise ``SyQLError`` for a text that cannot be answered, and
     ``InvalidRequest`` when ``scope`` disagrees with the scope the text itself names."""
@@ -248,11 +220,7 @@ class Queries(Protocol):
         seconds: float,
         require: Require = "any",
     ) -> Provenance:
-        """:meth:`run` for an answer of any size: its rows go to ``rows`` as they come.
-
-        Raises:
-            As :meth:`run`; then nothing of what was written counts.
-        """
+        """:meth:`run` for an answer of any size: its rows go to ``rows``, which count unless it raises."""
         ...
 
 

@@ -25,7 +25,7 @@ ROWS_PER_BATCH = 65_536
 
 
 class ResultWriter:
-    """The result of one job, being written. Implements :class:`syndb_hub.federation.service.Rows`.
+    """The result of one job, being written. Implements :class:`syndb_hub.federation.rows.Rows`.
 
     Args:
         path: where it is written; not yet its place.

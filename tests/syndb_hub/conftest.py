@@ -29,6 +29,7 @@ from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.auth import Right, TokenService
 from syndb_hub.downloads import Downloads
 from syndb_hub.federation.joining import HttpJoining
+from syndb_hub.federation.rows import Rows
 from syndb_hub.federation.service import (
     Answered,
     Check,
@@ -43,7 +44,6 @@ from syndb_hub.federation.service import (
     NodeOutcome,
     Provenance,
     QueryTarget,
-    Rows,
     SchemaOutcome,
     TransitionView,
     VersionRead,

@@ -1,0 +1,34 @@
+"""Where the rows of an answer go that is too large to be held."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import pyarrow as pa
+
+
+class Rows(Protocol):
+    """Where the rows of an answer are written, a batch at a time. What is not complete never shows.
+
+    The first three block and may be called from any thread.
+    """
+
+    def open(self, schema: pa.Schema) -> None:
+        """Say what columns there will be; called once, first."""
+        ...
+
+    def add(self, part: int, batch: pa.RecordBatch) -> None:
+        """Take rows of a part; returns when they are written."""
+        ...
+
+    def drop(self, part: int) -> None:
+        """Forget every row of a part, and take no more of it."""
+        ...
+
+    async def select(self, offset: int, limit: int | None) -> int:
+        """The parts are complete: of their rows skip some, keep at most so many, and return how many are left."""
+        ...
+
+    async def write(self, table: pa.Table) -> int:
+        """Take a whole answer instead, and return its rows."""
+        ...
