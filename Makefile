@@ -1,15 +1,15 @@
 # `make demo` runs the main job, `make test` everything that must pass. Both set up what they need.
 PYTHON ?= python3
 BIN := .venv/bin
-# Half of what tests do is wait for daemons. A file stays with one worker, so that its fixtures are made once.
-WORKERS ?= 2
-PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
+# WORKERS=2: one for the slow tests, which mostly wait for daemons, and one for the quick ones (tests/conftest.py).
+WORKERS ?= 0
+PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup
 
 .PHONY: help setup demo test test-all soak lint types bench
 
 help:
 	@echo "make demo      one hub, three nodes, real connectomes, a guided tour (ONCE=1 ends after the tour)"
-	@echo "make test      lint, types and tests (FAST=1 leaves out the slow ones)"
+	@echo "make test      lint, types and tests (FAST=1 leaves out the slow ones, WORKERS=2 runs two at a time)"
 	@echo "make test-all  make test and the largest cases"
 	@echo "make soak      an hour of joins, kills and queries (SOAK_SECONDS=3600)"
 	@echo "make bench     measurements into bench/results.json"
