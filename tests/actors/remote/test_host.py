@@ -72,6 +72,29 @@ async def test_a_host_that_is_starting_dials_once_it_runs(hosts, nursery):
     assert client.is_connected(server.peer_id)
 
 
+def tasks():
+    """How many tasks there are."""
+    found, pending = 0, [trio.lowlevel.current_root_task()]
+    while pending:
+        task = pending.pop()
+        found += 1
+        pending.extend(child for nursery in task.child_nurseries for child in nursery.child_tasks)
+    return found
+
+
+async def test_a_closed_connection_leaves_no_task_behind(hosts, transport):
+    server, client = await hosts(transport), await hosts()
+    sizes = []
+    for _ in range(4):
+        await client.connect(server.peer_id, server.addresses, timeout=5)
+        await settle(lambda: server.is_connected(client.peer_id))
+        await server.disconnect(client.peer_id)
+        await settle(lambda: not client.is_connected(server.peer_id))
+        await trio.sleep(0.5)
+        sizes.append(tasks())
+    assert sizes[-1] <= sizes[0], sizes
+
+
 async def test_all_interfaces_are_announced_as_real_addresses():
     async with open_host(Identity.generate(), ["/ip4/0.0.0.0/tcp/0"]) as host:
         assert host.addresses
