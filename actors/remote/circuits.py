@@ -88,10 +88,11 @@ class Circuits:
             raise PeerUnavailable(f"{address} is no address through a relay")
         await self._host.connect(relay, [place], timeout=ANSWER_SECONDS)
         hop: INetStream | None = None
+        tried = self._host.connection(relay)
         with trio.move_on_after(SILENCE_SECONDS):
             hop = await self._hop(relay)
         if hop is None:
-            await self._host.disconnect(relay)
+            await self._host.disconnect(relay, up_to=tried)
             await self._host.connect(relay, [place], timeout=ANSWER_SECONDS)
             hop = await self._hop(relay)
         question = HopMessage(type=HopMessage.CONNECT, peer=WirePeer(id=peer.to_bytes()))

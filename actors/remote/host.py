@@ -204,7 +204,11 @@ class Host:
 
     def is_connected(self, peer_id: str) -> bool:
         """Whether a connection is open. It may lead to a process that is gone."""
-        return self._connection(_peer(peer_id)) is not None
+        return self.connection(peer_id) is not None
+
+    def connection(self, peer_id: str) -> object | None:
+        """The connection on which a stream to the peer would be opened now; none when not connected."""
+        return self._connection(_peer(peer_id))
 
     @property
     def connected_peers(self) -> tuple[str, ...]:
@@ -299,10 +303,20 @@ class Host:
             await connection.event_closed.wait()
             nursery.cancel_scope.cancel()
 
-    async def disconnect(self, peer_id: str) -> None:
-        """Close every connection to the peer; what waits on its streams is told at once."""
+    async def disconnect(self, peer_id: str, *, up_to: object | None = None) -> None:
+        """Close the connections to the peer; what waits on their streams is told at once.
+
+        Args:
+            peer_id: whose connections.
+            up_to: only this one (:meth:`connection`) and what is older, because it proved dead. A newer one stays: of
+                two who find a peer silent at once, the second does not cut what the first has just mended.
+        """
+        connections = list(self._swarm.connections.get(_peer(peer_id), ()))
+        while up_to is not None and connections and connections[-1] is not up_to:
+            connections.pop()
         with trio.move_on_after(DISCONNECT_SECONDS, shield=True):
-            await self._swarm.close_peer(_peer(peer_id))
+            for connection in connections:
+                await connection.close()
 
     def reset_soon(self, stream: Frames) -> None:
         """Reset a stream without waiting for it."""

@@ -227,7 +227,12 @@ class MemoryHost:
 
     def is_connected(self, peer_id: str) -> bool:
         """Whether a connection is open. It may lead to a host that was killed."""
-        return peer_id in self.connections
+        return self.connection(peer_id) is not None
+
+    def connection(self, peer_id: str) -> object | None:
+        """The connection on which a stream to the peer would be opened now; none when not connected."""
+        sides = self.connections.get(peer_id)
+        return sides[-1] if sides else None
 
     def observed_hosts(self, peer_id: str) -> tuple[str, ...]:
         """IP addresses from which the peer's present connections come."""
@@ -328,10 +333,13 @@ class MemoryHost:
             if silent and (not side.twin.open or self.network.is_cut(self.peer_id, peer_id)):
                 side.close(tell=True)
 
-    async def disconnect(self, peer_id: str) -> None:
-        """Close every connection to the peer; what waits on its streams is told at once."""
+    async def disconnect(self, peer_id: str, *, up_to: object | None = None) -> None:
+        """Close the connections to the peer, all or ``up_to`` one; what waits on their streams is told at once."""
         await trio.lowlevel.checkpoint()
-        for side in tuple(self.connections.get(peer_id, ())):
+        sides = list(self.connections.get(peer_id, ()))
+        while up_to is not None and sides and sides[-1] is not up_to:
+            sides.pop()
+        for side in sides:
             side.close(tell=True)
 
     def reset_soon(self, stream: Frames) -> None:

@@ -3,7 +3,7 @@
 An asker that lost the stream cannot know whether its request was executed. It sends it again with the same id, and
 gets the first answer: from here, or from the execution that is still going on. What is kept is bounded in number,
 bytes and time; when an answer had to go before its time, its id stays, and the repetition is refused. An answer that
-need not be kept, because nothing was executed or nothing changes when it is executed again, leaves no trace.
+need not be kept, because nothing was executed, leaves no trace.
 """
 
 from __future__ import annotations

@@ -39,8 +39,7 @@ FIRST_FRAME_SECONDS = 10.0
 """A stream is opened to send a request; one without costs a place."""
 
 SERVER_IDLE_SECONDS = 90.0
-"""How long a server keeps a stream from an answer to the next request: longer than clients keep an idle one, so that
-they are the ones to drop it, and enough for the largest answer on a slow line."""
+"""How long a server keeps an idle stream: longer than clients keep it, so that they are the ones to drop it."""
 
 SEND_SECONDS = 10.0
 
@@ -75,9 +74,10 @@ class RpcServer:
         host.set_handler(PROTOCOL, self._serve)
 
     async def _serve(self, stream: Frames) -> None:
+        patience = FIRST_FRAME_SECONDS
         refused = 0
-        frame = await stream.receive(timeout=FIRST_FRAME_SECONDS)
-        while True:
+        while refused < MAX_REFUSED_IN_A_ROW:
+            frame = await stream.receive(timeout=patience)
             try:
                 request, kind = self._admit(frame, stream.peer_id)
                 current_work.set(request.work)
@@ -88,10 +88,8 @@ class RpcServer:
             except _Refused as refusal:
                 answer = encode_error(refusal.request_id, refusal.error)
                 refused += 1
-                if refused == MAX_REFUSED_IN_A_ROW:
-                    break
-            frame = await stream.exchange(answer, timeout=SERVER_IDLE_SECONDS)
-        await stream.send(answer, timeout=SEND_SECONDS)
+            await stream.send(answer, timeout=SEND_SECONDS)
+            patience = SERVER_IDLE_SECONDS
 
     def _admit(self, frame: bytes, peer_id: str) -> tuple[Request, type[Message]]:
         """The request in a frame, if the peer may send it now; every one that is refused counts against its rate."""

@@ -202,6 +202,11 @@ class DaemonSwarm(Swarm):
         self.places.give_back(connection)
         for ending in tuple(self._watched.pop(connection, ())):
             ending.end()
+        if isinstance(connection.muxed_conn, QUICConnection):
+            # libp2p leaves the task that accepts streams waiting for one, for ever.
+            with contextlib.suppress(Exception):
+                await connection.muxed_conn.close()
+            connection.muxed_conn._stream_accept_event.set()
 
     async def _handle_inbound_connection(self, read_write_closer: ReadWriteCloser, maddr: Multiaddr) -> None:
         await self.accept(read_write_closer)

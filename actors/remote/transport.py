@@ -70,6 +70,10 @@ class Transport(Protocol):
         """Whether a connection is open. It may lead to a process that is gone."""
         ...
 
+    def connection(self, peer_id: str) -> object | None:
+        """The connection on which a stream to the peer would be opened now; none when not connected."""
+        ...
+
     def observed_hosts(self, peer_id: str) -> tuple[str, ...]:
         """IP addresses from which the peer's present connections come; none for those through a relay."""
         ...
@@ -86,8 +90,8 @@ class Transport(Protocol):
         """Return as soon as the present connection to a peer has ended, or the peer gives no sign of life."""
         ...
 
-    async def disconnect(self, peer_id: str) -> None:
-        """Close every connection to the peer."""
+    async def disconnect(self, peer_id: str, *, up_to: object | None = None) -> None:
+        """Close the connections to the peer: all of them, or ``up_to`` one of them and what is older."""
         ...
 
     def reset_soon(self, stream: Frames) -> None:

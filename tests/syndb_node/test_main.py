@@ -98,7 +98,7 @@ def test_a_pin_can_be_set_without_being_asked_even_when_the_former_ones_are_dama
     assert HubPins(node, HUB).current == THIRD
 
 
-@pytest.mark.parametrize("peer_id", ["hub", "12D3KooW", OTHER + "x"])
+@pytest.mark.parametrize("peer_id", ["hub", "12D3KooW", OTHER + "x"], ids=["name", "beginning", "too long"])
 def test_what_is_no_peer_id_is_not_pinned(config: Path, node: Path, peer_id: str) -> None:
     done = syndb_node(config, "trust", peer_id, "--yes")
     assert done.exit_code == 2

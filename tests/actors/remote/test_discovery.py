@@ -25,7 +25,11 @@ def test_configured_addresses_are_grouped_by_the_peer_they_name():
     )
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", "/ip4/192.0.2.1/tcp/4001", "/ip4/300.0.0.1/tcp/1/p2p/" + PEER])
+@pytest.mark.parametrize(
+    "text",
+    ["", "nonsense", "/ip4/192.0.2.1/tcp/4001", "/ip4/300.0.0.1/tcp/1/p2p/" + PEER],
+    ids=["nothing", "nonsense", "no peer", "no host"],
+)
 def test_a_configured_address_that_names_no_peer_is_refused(text):
     with pytest.raises(ConfigError, match="not the multiaddr of a peer"):
         configured_peers([text])

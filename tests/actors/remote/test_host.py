@@ -72,6 +72,45 @@ async def test_a_host_that_is_starting_dials_once_it_runs(hosts, nursery):
     assert client.is_connected(server.peer_id)
 
 
+def tasks():
+    """How many tasks there are."""
+    found, pending = 0, [trio.lowlevel.current_root_task()]
+    while pending:
+        task = pending.pop()
+        found += 1
+        pending.extend(child for nursery in task.child_nurseries for child in nursery.child_tasks)
+    return found
+
+
+async def test_a_closed_connection_leaves_no_task_behind(hosts, transport):
+    server, client = await hosts(transport), await hosts()
+    sizes = []
+    for _ in range(4):
+        await client.connect(server.peer_id, server.addresses, timeout=5)
+        await settle(lambda: server.is_connected(client.peer_id))
+        await server.disconnect(client.peer_id)
+        await settle(lambda: not client.is_connected(server.peer_id))
+        await trio.sleep(0.5)
+        sizes.append(tasks())
+    assert sizes[-1] <= sizes[0], sizes
+
+
+async def test_who_closes_a_dead_connection_leaves_a_newer_one_alone(hosts, transport):
+    server, client = await hosts(transport), await hosts()
+    server.set_handler(ECHO, echo)
+    assert client.connection(server.peer_id) is None
+    await client.connect(server.peer_id, server.addresses, timeout=5)
+    dead = client.connection(server.peer_id)
+    await client.disconnect(server.peer_id, up_to=dead)
+    assert client.connection(server.peer_id) is None
+    await client.connect(server.peer_id, server.addresses, timeout=5)
+    mended = client.connection(server.peer_id)
+    assert mended is not dead
+    await client.disconnect(server.peer_id, up_to=dead)
+    assert client.connection(server.peer_id) is mended
+    assert await say(client, server.peer_id) == b"hello"
+
+
 async def test_all_interfaces_are_announced_as_real_addresses():
     async with open_host(Identity.generate(), ["/ip4/0.0.0.0/tcp/0"]) as host:
         assert host.addresses

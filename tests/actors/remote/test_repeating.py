@@ -104,6 +104,29 @@ async def world(nursery) -> AsyncIterator[World]:
         nursery.cancel_scope.cancel()
 
 
+async def test_of_two_who_find_a_peer_silent_the_second_does_not_cut_what_the_first_mended(
+    world, nursery, autojump_clock
+):
+    former, ref = await world.serve()
+    await ref.ask(HealthPing(clock=0), timeout=5)
+    former.kill()
+    with pytest.raises(DeadlineExceeded):
+        await ref.ask(HealthPing(clock=0), timeout=1)  # on the stream that was kept
+    _, ref = await world.serve(peer_id=former.peer_id)
+    world.faults.delay(HealthPing, seconds=1)
+    answered: list[str] = []
+
+    async def ask(name: str, timeout: float) -> None:  # noqa: ASYNC109
+        await ref.ask(HealthPing(clock=0), timeout=timeout)
+        answered.append(name)
+
+    # The first gives the silent connection up after 1.5 s, and its answer takes another; the second after 2 s.
+    async with trio.open_nursery() as both:
+        both.start_soon(ask, "first", 3)
+        both.start_soon(ask, "second", 10)
+    assert answered == ["first", "second"]
+
+
 async def test_an_idempotent_message_survives_a_lost_connection_and_is_executed_once(world, nursery, autojump_clock):
     server, ref = await world.serve()
     query = CancelQuery(query_id=uuid4())

@@ -146,7 +146,7 @@ async def test_many_versions_hold_nothing_up(monkeypatch: pytest.MonkeyPatch) ->
     found = []
 
     def slowly(clusters: Iterable[Cluster]) -> dict[Key, PublishedVersion]:
-        sleep(1)
+        sleep(2)
         return owned(clusters)
 
     monkeypatch.setattr("syndb_hub.federation.view.owned", slowly)
@@ -154,7 +154,7 @@ async def test_many_versions_hold_nothing_up(monkeypatch: pytest.MonkeyPatch) ->
     async def look() -> None:
         found.extend(await view(*nodes).clusters())
 
-    assert await longest_pause(look) < 0.9
+    assert await longest_pause(look) < 1.9
     assert len(found) == 100
 
 
