@@ -38,7 +38,7 @@ _reading = trio.CapacityLimiter(1)
 
 
 class WatchedEngine(Engine, Protocol):
-    """An engine that says when to look again; :class:`syndb_common.engine.embedded.EmbeddedEngine` is one."""
+    """An engine that says when to look again; :class:`syndb_common.engine.local.LocalEngine` is one."""
 
     publications: int
 

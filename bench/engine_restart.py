@@ -18,7 +18,7 @@ import trio
 from actors.runtime import ChildSpec, Intensity, Supervisor, run_tree
 from actors.service import Service
 from bench.result import Result, measured
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.errors import EngineUnavailable
 from syndb_common.flight.settings import FlightSettings
 from syndb_common.tables import schema
@@ -55,7 +55,7 @@ async def _measure(folder: Path, rows: int, rounds: int) -> list[float]:
     times = []
     path = folder / "engine"
     path.mkdir(mode=0o700)
-    engine = EmbeddedEngine(path, flight=FlightSettings("127.0.0.1", 0, folder / "flight"))
+    engine = LocalEngine(path, flight=FlightSettings("127.0.0.1", 0, folder / "flight"))
     each = Intensity(within=SETTLE_SECONDS / 2)  # every death is the first of its kind: no pause grows
     tree = Supervisor("bench", [ChildSpec("engine", lambda: Service(engine.run))], intensity=each)
     async with trio.open_nursery() as nursery:
@@ -75,7 +75,7 @@ async def _measure(folder: Path, rows: int, rounds: int) -> list[float]:
     return times
 
 
-async def _answer(engine: EmbeddedEngine) -> int:
+async def _answer(engine: LocalEngine) -> int:
     """Ask until there is an answer: a call that the dead engine had taken fails."""
     with trio.fail_after(LIMIT_SECONDS):
         while True:

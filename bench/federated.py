@@ -25,8 +25,8 @@ import trio
 
 from bench.result import Result, compared
 from demo.local import LocalFederation, local_federation
-from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.interface import Limits
+from syndb_common.engine.local import LocalEngine
 from syndb_common.tables import schema
 from syndb_common.tables.identity import dataset_id
 from syndb_common.tables.model import DATABASE
@@ -61,7 +61,7 @@ def run(rows: int = ROWS, rounds: int = ROUNDS) -> list[Result]:
         )
         with local_federation(folder, NODES) as federation:
             _start(federation)
-            ours, reference = trio.run(_measure, federation, EmbeddedEngine(alone), rounds)
+            ours, reference = trio.run(_measure, federation, LocalEngine(alone), rounds)
     name = "federated_aggregate_vs_one_clickhouse"
     return [compared(name, statistics.median(ours), statistics.median(reference), "s", rounds, goal=GOAL)]
 
@@ -74,7 +74,7 @@ async def fill(engines: Mapping[Path, Mapping[str, int]]) -> None:
     begins = _begins(engines)
     for folder, held in engines.items():
         folder.mkdir(mode=0o700, parents=True)
-        engine = EmbeddedEngine(folder)
+        engine = LocalEngine(folder)
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.run)
             await schema.apply(engine, schema.migrations())
@@ -90,7 +90,7 @@ def _begins(engines: Mapping[Path, Mapping[str, int]]) -> dict[str, int]:
     return dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
 
 
-async def _publish(engine: EmbeddedEngine, name: str, first: int, rows: int) -> None:
+async def _publish(engine: LocalEngine, name: str, first: int, rows: int) -> None:
     """Rows and the row that commits them, as an upload leaves them."""
     key = dataset_id(f"bench-{name}")
     end = first + rows
@@ -137,7 +137,7 @@ def _start(federation: LocalFederation) -> None:
     federation.wait_datasets(dict.fromkeys(NODES, 1))
 
 
-async def _measure(federation: LocalFederation, engine: EmbeddedEngine, rounds: int) -> tuple[list[float], list[float]]:
+async def _measure(federation: LocalFederation, engine: LocalEngine, rounds: int) -> tuple[list[float], list[float]]:
     """Seconds of both, turn by turn, after their answers were found equal."""
     ours, reference = [], []
     headers = {"Authorization": f"Bearer {federation.token}"}
@@ -173,7 +173,7 @@ async def _json(response: httpx.Response) -> dict[str, Any]:
     return content
 
 
-async def _ask_alone(engine: EmbeddedEngine) -> Rows:
+async def _ask_alone(engine: LocalEngine) -> Rows:
     keys = ", ".join(f"'{dataset_id(f'bench-{name}')}'" for name in NODES)
     answer = await engine.query(
         "SELECT brain_region, count() AS n, avg(connection_score) AS mean, varSampStable(connection_score) AS spread "

@@ -16,8 +16,8 @@ import trio
 
 from bench.bare_engine import BareEngine, bare_engine
 from bench.result import Result, compared
-from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.interface import Limits, Offer
+from syndb_common.engine.local import LocalEngine
 from syndb_common.flight.client import Reading
 from syndb_common.flight.settings import FlightSettings
 
@@ -51,7 +51,7 @@ async def _measure(folder: Path, bare: BareEngine, rows: int, rounds: int) -> tu
     ours, reference = [], []
     path = folder / "node"
     path.mkdir(mode=0o700)
-    engine = EmbeddedEngine(path, flight=FlightSettings("127.0.0.1", 0, folder / "flight"))
+    engine = LocalEngine(path, flight=FlightSettings("127.0.0.1", 0, folder / "flight"))
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)
         for statement in (DEFINITION, FILL.format(rows=rows)):
@@ -67,7 +67,7 @@ async def _measure(folder: Path, bare: BareEngine, rows: int, rounds: int) -> tu
     return ours[1:], reference[1:]
 
 
-async def _scan(engine: EmbeddedEngine, rows: int) -> None:
+async def _scan(engine: LocalEngine, rows: int) -> None:
     offer = await engine.answer(SCAN, limits=LIMITS)
     if not isinstance(offer, Offer):
         raise TypeError("so few rows that they came inline")

@@ -21,7 +21,7 @@ import trio
 from bench.bare_engine import BareEngine, bare_engine
 from bench.result import Result, rate
 from syndb_common.engine.checks import ROW_ID
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.flight.settings import FlightSettings
 from syndb_common.flight.uploader import UploadTarget, upload
 from syndb_common.tables import schema
@@ -50,7 +50,7 @@ async def _measure(folder: Path, bare: BareEngine, rows: int, rounds: int) -> tu
     ours, reference = [], []
     path = folder / "node"
     path.mkdir(mode=0o700)
-    engine = EmbeddedEngine(path, flight=FlightSettings("127.0.0.1", 0, folder / "flight"))
+    engine = LocalEngine(path, flight=FlightSettings("127.0.0.1", 0, folder / "flight"))
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)
         await schema.apply(engine, schema.migrations())

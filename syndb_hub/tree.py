@@ -58,7 +58,7 @@ from actors.runtime import ActorRef, ChildSpec, Intensity, MailboxFull, Supervis
 from actors.schema_sync import SchemaPublisher
 from actors.service import Service, dispensable
 from syndb_common.engine import published
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.settings import Server
 from syndb_common.errors import Unavailable
 from syndb_common.messages import CatalogAnnouncement, JoinRequest, LeaveFederation, RegisterCluster
@@ -193,14 +193,14 @@ class _Parts:
         self._own_state: tuple[int | None, int] | None = None
         results = results_folder(settings.data_dir)
         answers: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {}
-        self._warehouse = EmbeddedEngine(
+        self._warehouse = LocalEngine(
             settings.data_dir / "engine",
             server=server,
             flight=settings.flight.server(settings.data_dir, results),
             name="warehouse",
             asked=answers,
         )
-        self._merger = EmbeddedEngine(None, name="merger")
+        self._merger = LocalEngine(None, name="merger")
         self._benchmarks = StoredBenchmarks(store)
         self._measurements = Measurements(self._benchmarks)
         self._ways = ChosenWays(directory=self._directory, direct=self._is_direct, receiver=self._warehouse)

@@ -54,7 +54,7 @@ from actors.remote.rpc_server import RpcServer
 from actors.runtime import ActorError, ActorRef, ChildSpec, Intensity, Supervisor, Tree, run_tree
 from actors.schema_sync import SchemaKeeper
 from actors.service import Service, dispensable
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.settings import Server
 from syndb_common.errors import ConfigError, SynDBError
 from syndb_common.messages import (
@@ -132,7 +132,7 @@ class _Parts:
         self._host = Host(keys.identity, settings.federation.listen, known=pins.trusts)
         self._mdns: Mdns | None = None
         self._client = RpcClient(self._host)
-        self._engine = EmbeddedEngine(
+        self._engine = LocalEngine(
             settings.data_dir / "engine", server=server, flight=settings.flight.server(settings.data_dir)
         )
         self._policy = Policy(settings.policy)

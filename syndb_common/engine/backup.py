@@ -21,7 +21,7 @@ from typing import Literal
 from syndb_common.engine import archive, lock
 from syndb_common.engine.archive import Manifest, Reader, StoredFile, StoredVersion, Writer
 from syndb_common.engine.copying import Commit, Versions
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.owning import bring_tables, owned
 from syndb_common.errors import Conflict, DataError, SynDBError
 from syndb_common.settings import sync_folder
@@ -169,7 +169,7 @@ def _build(reader: Reader, building: Path, tell: Tell) -> None:
     manifest = reader.manifest
     for entry in manifest.files:
         reader.write_file(entry, building / entry.path)
-    bring_tables(EmbeddedEngine(building / ENGINE), manifest.tables_version)
+    bring_tables(LocalEngine(building / ENGINE), manifest.tables_version)
     with owned(building / ENGINE) as keeper:
         versions = Versions(keeper)
         if (audit := reader.audit()) is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from syndb_common.engine.copying import Versions
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.owning import bring_tables, owned
 from syndb_common.engine.settings import Server
 from syndb_common.engine.work import Keeper
@@ -32,7 +32,7 @@ def migrate(base: Path, server: Server, tell: Callable[[str], None]) -> int:
         commits = source.published()
         backend = ServerBackend(server)
         try:
-            bring_tables(EmbeddedEngine(None, server=server), source.schema_version())
+            bring_tables(LocalEngine(None, server=server), source.schema_version())
             target = Versions(Keeper(backend))
             if (audit := source.audit()) is not None:
                 target.put_audit(audit)

@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from syndb_common.engine import lock
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.work import Keeper
 from syndb_common.errors import ConfigError, DataError, SynDBError
 from syndb_common.tables import schema
@@ -47,7 +47,7 @@ def owned(base: Path) -> Iterator[Keeper]:
         os.close(held)
 
 
-def bring_tables(engine: EmbeddedEngine, version: int) -> None:
+def bring_tables(engine: LocalEngine, version: int) -> None:
     """Give an engine that nobody runs the tables of schema ``version``.
 
     Raises:

@@ -10,15 +10,15 @@ import pytest
 import trio
 
 from actors.directory import Directory
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.flight.settings import FlightSettings
 from tests.actors.hub_parts import Hub, StartHub, open_store
 
 
 @pytest.fixture
-async def engine(nursery: trio.Nursery, tmp_path: Path) -> AsyncIterator[EmbeddedEngine]:
+async def engine(nursery: trio.Nursery, tmp_path: Path) -> AsyncIterator[LocalEngine]:
     """An engine process with a Flight server and no tables yet."""
-    engine = EmbeddedEngine(tmp_path / "engine", flight=FlightSettings("127.0.0.1", 0, tmp_path / "tls"))
+    engine = LocalEngine(tmp_path / "engine", flight=FlightSettings("127.0.0.1", 0, tmp_path / "tls"))
     await nursery.start(engine.run)
     yield engine
     nursery.cancel_scope.cancel()

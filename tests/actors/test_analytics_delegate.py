@@ -17,8 +17,8 @@ from trio.testing import wait_all_tasks_blocked
 from actors.analytics_delegate import AnalyticsDelegate, Running
 from actors.catalogue import Catalogue
 from actors.runtime import ActorRef, ChildSpec, MailboxFull, Supervisor, run_tree
-from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.interface import INLINE_BYTES, Answer, Limits, Offer, Scan
+from syndb_common.engine.local import LocalEngine
 from syndb_common.errors import (
     Cancelled,
     Conflict,
@@ -299,7 +299,7 @@ async def test_more_questions_than_can_wait_are_refused_and_not_kept(start: Star
     nursery.cancel_scope.cancel()
 
 
-async def test_a_real_engine_answers_inline_and_by_ticket(engine: EmbeddedEngine, start: Start, tmp_path: Path) -> None:
+async def test_a_real_engine_answers_inline_and_by_ticket(engine: LocalEngine, start: Start, tmp_path: Path) -> None:
     await schema.apply(engine, schema.migrations())
     rows = 20_000
     target = UploadTarget.of_folders(engine.flight_location, tmp_path / "tls", tmp_path / "engine")

@@ -36,8 +36,8 @@ from actors.node_state import NodeState
 from actors.remote.identity import Identity
 from actors.remote.proof import Transcript, generate_secret, hub_proof, key_id, node_proof, verify
 from actors.runtime import ChildSpec, Supervisor, Tree, run_tree
-from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.interface import Answer
+from syndb_common.engine.local import LocalEngine
 from syndb_common.errors import (
     ConfigError,
     Conflict,
@@ -510,7 +510,7 @@ async def test_a_page_that_there_is_not_is_answered_with_the_present_revision(
     assert await node.ask(DatasetCatalogRequest(page=9)) == first
 
 
-async def test_a_catalogue_is_read_from_the_engine(engine: EmbeddedEngine, start: Start) -> None:
+async def test_a_catalogue_is_read_from_the_engine(engine: LocalEngine, start: Start) -> None:
     await schema.apply(engine, schema.migrations())
     node = await start(Hub, engine=engine)
     with trio.fail_after(10):

@@ -15,8 +15,8 @@ import trio
 from pyarrow import flight
 
 from actors.delivering import Deliverer, Taker
-from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.interface import Limits, Offer
+from syndb_common.engine.local import LocalEngine
 from syndb_common.errors import IncompleteResult, LimitExceeded, NotFound, SynDBError
 from syndb_common.flight.client import connect, fetch
 from syndb_common.flight.settings import FlightSettings
@@ -32,8 +32,8 @@ READER = hashlib.sha256(SECRET.encode()).digest()
 
 @dataclass
 class Both:
-    node: EmbeddedEngine
-    hub: EmbeddedEngine
+    node: LocalEngine
+    hub: LocalEngine
     deliverer: Deliverer
 
     async def expect(self, seconds: float = 20.0) -> FlightEndpoint:
@@ -54,9 +54,9 @@ class Both:
 
 @pytest.fixture
 async def both(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Both]:
-    def engine(name: str) -> EmbeddedEngine:
+    def engine(name: str) -> LocalEngine:
         served = FlightSettings("127.0.0.1", 0, tmp_path / name / "tls", advertise="localhost")
-        return EmbeddedEngine(tmp_path / name, flight=served, name=name)
+        return LocalEngine(tmp_path / name, flight=served, name=name)
 
     node, hub = engine("node"), engine("hub")
     deliverer = Deliverer(lambda: node.flight_here)

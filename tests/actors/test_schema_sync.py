@@ -14,7 +14,7 @@ from actors.remote.envelope import encode_request
 from actors.remote.frames import MAX_FRAME_BYTES
 from actors.runtime import ActorRef, ChildSpec, Supervisor, run_tree
 from actors.schema_sync import APPLY_SECONDS, SchemaKeeper, SchemaPublisher, SyncCluster
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.errors import Conflict, DataError, NotFound
 from syndb_common.messages import SchemaMigration, SchemaReport, SchemaSync
 from syndb_common.tables import schema
@@ -95,7 +95,7 @@ async def test_migrations_larger_than_a_frame_travel_in_several_messages(
         assert len(encode_request(bytes(16), message, seconds=1.0)) < MAX_FRAME_BYTES
 
 
-async def test_a_node_ahead_of_the_hub_says_its_own_version(keeper: ActorRef, engine: EmbeddedEngine) -> None:
+async def test_a_node_ahead_of_the_hub_says_its_own_version(keeper: ActorRef, engine: LocalEngine) -> None:
     newer = SchemaMigration(
         version=schema.CURRENT + 1,
         name="newer",
@@ -114,7 +114,7 @@ async def test_a_node_that_does_not_exist_is_said(nursery: trio.Nursery) -> None
 
 
 @pytest.fixture
-async def keeper(nursery: trio.Nursery, engine: EmbeddedEngine) -> ActorRef:
+async def keeper(nursery: trio.Nursery, engine: LocalEngine) -> ActorRef:
     spec = ChildSpec("keeper", partial(SchemaKeeper, engine=engine))
     tree = await nursery.start(run_tree, Supervisor("node", [spec]))
     return tree.ref("keeper")
@@ -131,7 +131,7 @@ async def test_a_node_applies_in_order_once_and_says_what_it_did(keeper: ActorRe
     assert (again.schema_version, again.applied) == (schema.CURRENT, ())
 
 
-async def test_a_node_applies_nothing_but_additions_whoever_asks(keeper: ActorRef, engine: EmbeddedEngine) -> None:
+async def test_a_node_applies_nothing_but_additions_whoever_asks(keeper: ActorRef, engine: LocalEngine) -> None:
     for statement in ("DROP TABLE syndb.neurons", "INSERT INTO syndb.neurons SELECT * FROM url('http://x')"):
         hostile = SchemaMigration(version=1, name="hostile", statements=(statement,))
         with pytest.raises(DataError):

@@ -22,7 +22,7 @@ from actors.runtime import (
 )
 from actors.runtime.testing import next_event
 from actors.service import Dispensable, Service
-from syndb_common.engine.embedded import START_SECONDS, STOP_SECONDS
+from syndb_common.engine.local import START_SECONDS, STOP_SECONDS
 from syndb_common.errors import EngineUnavailable, Unavailable
 
 

@@ -20,7 +20,7 @@ import trio
 
 from actors.remote.identity import Identity
 from demo.local import LocalFederation, local_federation
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.tables import schema
 
 AT_ONCE = 5
@@ -155,7 +155,7 @@ def lines(log: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
 
 async def migrations_of(folder: Path) -> list[int]:
     """The numbers a node's engine has recorded, in the order in which they were applied."""
-    engine = EmbeddedEngine(folder, name="afterwards")
+    engine = LocalEngine(folder, name="afterwards")
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)
         answer = await engine.query("SELECT version FROM syndb.schema_migrations ORDER BY applied_at, version")

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import trio
 
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.flight.settings import FlightSettings
 from syndb_common.tables.identity import dataset_id, row_id
 from syndb_common.tables.schema import apply, migrations
@@ -34,10 +34,10 @@ port = {port}
 
 
 @pytest.fixture
-async def engine(nursery: trio.Nursery, tmp_path: Path) -> AsyncIterator[EmbeddedEngine]:
+async def engine(nursery: trio.Nursery, tmp_path: Path) -> AsyncIterator[LocalEngine]:
     folder, port = tmp_path / "node" / "engine", free_port()
     (tmp_path / "node.toml").write_text(CONFIG.format(folder=tmp_path / "node", port=port))
-    engine = EmbeddedEngine(folder, flight=FlightSettings("127.0.0.1", port, certificate_folder=folder / "tls"))
+    engine = LocalEngine(folder, flight=FlightSettings("127.0.0.1", port, certificate_folder=folder / "tls"))
     await nursery.start(engine.run)
     await apply(engine, migrations())
     yield engine
@@ -49,7 +49,7 @@ async def _run(folder: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
     return await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
 
 
-async def test_files_become_a_version_which_can_be_deleted(engine: EmbeddedEngine, tmp_path: Path) -> None:
+async def test_files_become_a_version_which_can_be_deleted(engine: LocalEngine, tmp_path: Path) -> None:
     (tmp_path / "fly.json").write_text(json.dumps({"dataset": "fly", "species": "Drosophila melanogaster"}))
     names = [f"n{number}" for number in range(100_000)]
     pq.write_table(pa.table({"source_id": names}), tmp_path / "neurons.parquet")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from actors.remote.identity import Identity
 from actors.remote.proof import generate_secret
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.flight.settings import FlightSettings
 from syndb_common.flight.uploader import UploadTarget, upload
 from syndb_common.tables import schema
@@ -49,7 +49,7 @@ def stopped_node(folder: Path) -> Path:
 
 
 async def _publish(base: Path) -> None:
-    engine = EmbeddedEngine(base, flight=FlightSettings("127.0.0.1", 0, base / "tls"))
+    engine = LocalEngine(base, flight=FlightSettings("127.0.0.1", 0, base / "tls"))
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)
         await schema.apply(engine, schema.migrations())

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pytest
 import trio
 
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.published import versions
 from syndb_common.tables.versions import PublishedVersion
 from tests.syndb_node.stopped_node import ALL, ROWS, command_words, run_command, stopped_node
@@ -56,7 +56,7 @@ def _published(data: Path) -> tuple[list[PublishedVersion], list[dict[str, Any]]
     found: list[Any] = []
 
     async def look() -> None:
-        engine = EmbeddedEngine(data / "engine")
+        engine = LocalEngine(data / "engine")
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.run)
             found.append(await versions(engine))
@@ -119,7 +119,7 @@ def test_a_running_node_is_not_saved(node: Path, tmp_path: Path) -> None:
     done: list[subprocess.CompletedProcess[str]] = []
 
     async def save_meanwhile() -> None:
-        engine = EmbeddedEngine(node.parent / "data" / "engine")
+        engine = LocalEngine(node.parent / "data" / "engine")
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.run)
             words = ("engine", "backup", "--config", node, tmp_path / "new.tar")
@@ -138,7 +138,7 @@ def test_a_version_that_is_damaged_is_not_saved(node: Path, tmp_path: Path) -> N
     shutil.copytree(node.parent / "data", data, symlinks=True)
 
     async def damage() -> None:
-        engine = EmbeddedEngine(data / "engine")
+        engine = LocalEngine(data / "engine")
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.run)
             await engine.execute(

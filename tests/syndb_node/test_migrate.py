@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.published import versions
 from syndb_common.engine.settings import Server
 from syndb_common.tables.versions import PublishedVersion
@@ -49,7 +49,7 @@ def _on(server: Server | None, path: Path | None, sql: str) -> tuple[list[Publis
     found: list[Any] = []
 
     async def look() -> None:
-        engine = EmbeddedEngine(path, server=server)
+        engine = LocalEngine(path, server=server)
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.run)
             found.append(await versions(engine))
@@ -101,7 +101,7 @@ def test_other_content_on_the_server_is_left_alone(server: Server, words: list[s
     assert run_command("syndb-node", *words).returncode == 0
 
     async def change() -> None:
-        engine = EmbeddedEngine(None, server=server)
+        engine = LocalEngine(None, server=server)
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.run)
             await engine.execute(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.flight.settings import FlightSettings
 from syndb_common.flight.tls import ensure_certificate
 from syndb_common.tables.schema import apply, migrations
@@ -48,7 +48,7 @@ def free_port() -> int:
 class Node:
     """An engine with its schema, as a node runs it, and the command line that imports into it."""
 
-    engine: EmbeddedEngine
+    engine: LocalEngine
     config: Path
     files: Path
 
@@ -67,7 +67,7 @@ class Node:
 async def node(tmp_path: Path, real_files: Path, nursery: trio.Nursery) -> AsyncIterator[Node]:
     folder, port = tmp_path / "node" / "engine", free_port()
     flight = FlightSettings("127.0.0.1", port, certificate_folder=folder / "tls")
-    engine = EmbeddedEngine(folder, flight=flight)
+    engine = LocalEngine(folder, flight=flight)
     await nursery.start(engine.run)
     await apply(engine, migrations())
     return Node(engine, write_config(tmp_path, port), real_files)

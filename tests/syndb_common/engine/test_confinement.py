@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from syndb_common.engine import landlock
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.errors import SynDBError
 
 confined = pytest.mark.skipif(landlock.abi() < 4, reason="this kernel has no Landlock with rules for TCP")
@@ -42,7 +42,7 @@ def listener() -> Iterator[socket.socket]:
 
 @confined
 async def test_no_sql_reaches_beyond_the_engines_folder(
-    engine: EmbeddedEngine, foreign: Path, listener: socket.socket, tmp_path: Path
+    engine: LocalEngine, foreign: Path, listener: socket.socket, tmp_path: Path
 ) -> None:
     at = f"127.0.0.1:{listener.getsockname()[1]}"
     key, new = foreign / "identity.key", foreign / "new"
@@ -80,7 +80,7 @@ async def test_no_sql_reaches_beyond_the_engines_folder(
         listener.accept()
 
 
-async def _reaches(engine: EmbeddedEngine, sql: str) -> bool:
+async def _reaches(engine: LocalEngine, sql: str) -> bool:
     """Whether a statement does what it should not; a pattern that finds no file is an empty answer and no error."""
     try:
         await engine.execute(sql)
@@ -139,7 +139,7 @@ WITHOUT_LANDLOCK = """
     from pathlib import Path
     import trio
     from syndb_common.daemon import configure_logging
-    from syndb_common.engine.embedded import EmbeddedEngine
+    from syndb_common.engine.local import LocalEngine
 
     # A filter of system calls: landlock_create_ruleset (444) fails with ENOSYS, as on a kernel without Landlock.
     code = struct.pack("HBBI" * 4, 0x20, 0, 0, 0, 0x15, 0, 1, 444, 0x06, 0, 0, 0x00050026, 0x06, 0, 0, 0x7FFF0000)
@@ -150,7 +150,7 @@ WITHOUT_LANDLOCK = """
     assert libc.prctl(22, 2, ctypes.c_char_p(program), 0, 0) == 0, ctypes.get_errno()
 
     async def main():
-        engine = EmbeddedEngine(Path(sys.argv[1]))
+        engine = LocalEngine(Path(sys.argv[1]))
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.run)
             print((await engine.query("SELECT 42 AS n")).table.to_pylist())

@@ -18,8 +18,8 @@ import pytest
 import trio
 import trio.testing
 
-from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.interface import Answer, Limits, Offer
+from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.published import versions
 from syndb_common.engine.server_backend import ServerBackend
 from syndb_common.engine.settings import Server
@@ -66,53 +66,53 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-async def engine(nursery: trio.Nursery, tmp_path: Path, server: Server | None) -> AsyncIterator[EmbeddedEngine]:
-    engine = EmbeddedEngine(tmp_path, server=server, flight=FlightSettings("127.0.0.1", 0, tmp_path / "flight"))
+async def engine(nursery: trio.Nursery, tmp_path: Path, server: Server | None) -> AsyncIterator[LocalEngine]:
+    engine = LocalEngine(tmp_path, server=server, flight=FlightSettings("127.0.0.1", 0, tmp_path / "flight"))
     await nursery.start(engine.run)
     await schema.apply(engine, schema.migrations())
     yield engine
     nursery.cancel_scope.cancel()
 
 
-async def _running(engine: EmbeddedEngine) -> int:
+async def _running(engine: LocalEngine) -> int:
     ours = "startsWith(Settings['log_comment'], 'syndb-')"  # a person's server may have other users
     answer = await engine.query(f"SELECT count() - 1 AS others FROM system.processes WHERE {ours}")
     return int(answer.table["others"][0].as_py())
 
 
-async def _until_nothing_runs(engine: EmbeddedEngine) -> None:
+async def _until_nothing_runs(engine: LocalEngine) -> None:
     with trio.fail_after(20):
         while await _running(engine):
             await trio.sleep(0.02)
 
 
-async def _until_something_runs(engine: EmbeddedEngine) -> None:
+async def _until_something_runs(engine: LocalEngine) -> None:
     with trio.fail_after(20):
         while not await _running(engine):
             await trio.sleep(0.02)
 
 
-async def test_a_query_returns_the_whole_table(engine: EmbeddedEngine) -> None:
+async def test_a_query_returns_the_whole_table(engine: LocalEngine) -> None:
     answer = await engine.query("SELECT number, toString(number) AS text FROM numbers(200000)")
     assert answer.table.num_rows == 200_000
     assert answer.table["number"].to_pylist()[::50_000] == [0, 50_000, 100_000, 150_000]
 
 
-async def test_an_answer_says_what_was_read_for_it(engine: EmbeddedEngine) -> None:
+async def test_an_answer_says_what_was_read_for_it(engine: LocalEngine) -> None:
     answer = await engine.query("SELECT sum(number) AS s FROM numbers(200000)")
     assert answer.scan.rows == 200_000
     assert answer.scan.bytes == 1_600_000
     assert answer.scan.seconds > 0
 
 
-async def test_an_empty_result_has_its_columns(engine: EmbeddedEngine) -> None:
+async def test_an_empty_result_has_its_columns(engine: LocalEngine) -> None:
     answer = await engine.query("SELECT cid, gaba FROM syndb.neurons")
     assert answer.table.num_rows == 0
     assert answer.table.schema.names == ["cid", "gaba"]
     assert answer.table.schema.field("gaba").type == pa.float64()
 
 
-async def test_queries_run_side_by_side(engine: EmbeddedEngine) -> None:
+async def test_queries_run_side_by_side(engine: LocalEngine) -> None:
     results: dict[int, int] = {}
 
     async def ask(n: int) -> None:
@@ -126,7 +126,7 @@ async def test_queries_run_side_by_side(engine: EmbeddedEngine) -> None:
     assert results == {n: n * (n - 1) // 2 for n in range(1, 101)}
 
 
-async def test_long_queries_never_keep_the_daemon_from_its_own_reads(engine: EmbeddedEngine) -> None:
+async def test_long_queries_never_keep_the_daemon_from_its_own_reads(engine: LocalEngine) -> None:
     async with trio.open_nursery() as nursery:
         for n in range(64):  # as many as a node may admit
             nursery.start_soon(partial(engine.query, FOREVER, query_id=str(n)))
@@ -137,20 +137,20 @@ async def test_long_queries_never_keep_the_daemon_from_its_own_reads(engine: Emb
     await _until_nothing_runs(engine)
 
 
-async def test_a_small_answer_comes_inline(engine: EmbeddedEngine) -> None:
+async def test_a_small_answer_comes_inline(engine: LocalEngine) -> None:
     answer = await engine.answer("SELECT 1 AS one")
     assert isinstance(answer, Answer)
     assert answer.table.to_pylist() == [{"one": 1}]
 
 
-async def test_a_large_answer_becomes_an_offer(engine: EmbeddedEngine) -> None:
+async def test_a_large_answer_becomes_an_offer(engine: LocalEngine) -> None:
     offer = await engine.answer("SELECT number FROM numbers(1000000)")
     assert isinstance(offer, Offer)
     table = await fetch(offer)
     assert table["number"].to_pylist() == list(range(1_000_000))
 
 
-async def test_inline_bytes_decides_between_answer_and_offer(engine: EmbeddedEngine) -> None:
+async def test_inline_bytes_decides_between_answer_and_offer(engine: LocalEngine) -> None:
     offer = await engine.answer("SELECT 1 AS one", inline_bytes=0)
     assert isinstance(offer, Offer)
     assert (await fetch(offer)).to_pylist() == [{"one": 1}]
@@ -168,7 +168,7 @@ async def test_inline_bytes_decides_between_answer_and_offer(engine: EmbeddedEng
     ],
 )
 async def test_a_limit_that_is_reached_is_an_error_and_the_engine_goes_on(
-    engine: EmbeddedEngine, limits: Limits, sql: str, message: str
+    engine: LocalEngine, limits: Limits, sql: str, message: str
 ) -> None:
     with pytest.raises(LimitExceeded, match=message):
         await engine.query(sql, limits=limits)
@@ -176,13 +176,13 @@ async def test_a_limit_that_is_reached_is_an_error_and_the_engine_goes_on(
     await _until_nothing_runs(engine)
 
 
-async def test_an_answer_that_computes_too_long_is_an_error(engine: EmbeddedEngine) -> None:
+async def test_an_answer_that_computes_too_long_is_an_error(engine: LocalEngine) -> None:
     with pytest.raises(LimitExceeded, match=r"longer than 0\.3 seconds"):
         await engine.answer(FOREVER, limits=Limits(seconds=0.3))
     await _until_nothing_runs(engine)
 
 
-async def test_cancelling_the_call_stops_the_query(engine: EmbeddedEngine) -> None:
+async def test_cancelling_the_call_stops_the_query(engine: LocalEngine) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(engine.query, FOREVER)
         await _until_something_runs(engine)
@@ -190,7 +190,7 @@ async def test_cancelling_the_call_stops_the_query(engine: EmbeddedEngine) -> No
     await _until_nothing_runs(engine)
 
 
-async def test_cancelling_by_id_fails_the_query_as_cancelled(engine: EmbeddedEngine) -> None:
+async def test_cancelling_by_id_fails_the_query_as_cancelled(engine: LocalEngine) -> None:
     failures: list[str] = []
 
     async def ask() -> None:
@@ -209,7 +209,7 @@ async def test_cancelling_by_id_fails_the_query_as_cancelled(engine: EmbeddedEng
     await _until_nothing_runs(engine)
 
 
-async def test_cancelling_a_query_that_is_not_there_does_nothing(engine: EmbeddedEngine) -> None:
+async def test_cancelling_a_query_that_is_not_there_does_nothing(engine: LocalEngine) -> None:
     await engine.cancel("nothing")
     assert (await engine.query("SELECT 1 AS one")).table.num_rows == 1
 
@@ -226,7 +226,7 @@ async def test_cancelling_a_query_that_is_not_there_does_nothing(engine: Embedde
     ],
 )
 async def test_errors_of_clickhouse_become_ours_in_one_line(
-    engine: EmbeddedEngine, sql: str, kind: type[SynDBError]
+    engine: LocalEngine, sql: str, kind: type[SynDBError]
 ) -> None:
     with pytest.raises(kind) as caught:
         await engine.query(sql)
@@ -245,13 +245,13 @@ async def test_errors_of_clickhouse_become_ours_in_one_line(
         "SET max_result_rows = 0",
     ],
 )
-async def test_a_query_can_only_read(engine: EmbeddedEngine, sql: str) -> None:
+async def test_a_query_can_only_read(engine: LocalEngine, sql: str) -> None:
     with pytest.raises(SyQLError):
         await engine.query(sql)
     assert (await engine.query("SELECT count() AS n FROM syndb.neurons")).table["n"].to_pylist() == [0]
 
 
-async def test_merge_sees_the_partials_of_its_own_call_only(engine: EmbeddedEngine) -> None:
+async def test_merge_sees_the_partials_of_its_own_call_only(engine: LocalEngine) -> None:
     results: dict[int, int] = {}
 
     async def merge(n: int) -> None:
@@ -267,7 +267,7 @@ async def test_merge_sees_the_partials_of_its_own_call_only(engine: EmbeddedEngi
         await engine.query("SELECT * FROM partials")
 
 
-async def test_merge_keeps_types_and_nulls(engine: EmbeddedEngine) -> None:
+async def test_merge_keeps_types_and_nulls(engine: LocalEngine) -> None:
     uuid = bytes(range(16))
     partials = pa.table(
         {
@@ -282,35 +282,35 @@ async def test_merge_keeps_types_and_nulls(engine: EmbeddedEngine) -> None:
     assert answer.table.to_pylist() == partials.to_pylist()
 
 
-async def test_merge_of_no_rows_has_columns(engine: EmbeddedEngine) -> None:
+async def test_merge_of_no_rows_has_columns(engine: LocalEngine) -> None:
     empty = pa.table({"n": pa.array([], pa.int64())})
     answer = await engine.merge("SELECT n, count() AS c FROM partials GROUP BY n", empty)
     assert answer.table.num_rows == 0
     assert answer.table.schema.names == ["n", "c"]
 
 
-async def test_merge_refuses_types_no_partial_result_has(engine: EmbeddedEngine) -> None:
+async def test_merge_refuses_types_no_partial_result_has(engine: LocalEngine) -> None:
     with pytest.raises(InvalidRequest, match="cannot hold"):
         await engine.merge("SELECT 1 AS one FROM partials", pa.table({"n": [[1], [2]]}))
 
 
-async def test_merge_may_only_read(engine: EmbeddedEngine) -> None:
+async def test_merge_may_only_read(engine: LocalEngine) -> None:
     with pytest.raises(SyQLError):
         await engine.merge("DROP TABLE syndb.neurons", pa.table({"n": [1]}))
 
 
-async def test_an_insert_with_an_unknown_column_writes_nothing(engine: EmbeddedEngine) -> None:
+async def test_an_insert_with_an_unknown_column_writes_nothing(engine: LocalEngine) -> None:
     with pytest.raises(UnknownName):
         await engine.insert("schema_migrations", pa.table({"nam": ["x"]}))
 
 
-async def test_a_statement_of_megabytes_is_run(engine: EmbeddedEngine) -> None:
+async def test_a_statement_of_megabytes_is_run(engine: LocalEngine) -> None:
     numbers = ", ".join(str(number) for number in range(300_000))
     answer = await engine.query(f"SELECT count() AS n FROM numbers(10) WHERE number IN ({numbers})")
     assert answer.table.to_pylist() == [{"n": 10}]
 
 
-async def test_progress_tells_how_far_a_query_is(engine: EmbeddedEngine) -> None:
+async def test_progress_tells_how_far_a_query_is(engine: LocalEngine) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(engine.query, FOREVER, query_id="q1"))
         with trio.fail_after(20):
@@ -328,7 +328,7 @@ async def test_progress_tells_how_far_a_query_is(engine: EmbeddedEngine) -> None
     assert await engine.progress("q1") is None
 
 
-async def test_a_result_that_waits_for_its_reader_can_be_asked_about_and_cancelled(engine: EmbeddedEngine) -> None:
+async def test_a_result_that_waits_for_its_reader_can_be_asked_about_and_cancelled(engine: LocalEngine) -> None:
     offer = await engine.answer(f"SELECT number FROM numbers({5 * MILLION})", query_id="q1")
     assert isinstance(offer, Offer)
     progress = await engine.progress("q1")
@@ -340,7 +340,7 @@ async def test_a_result_that_waits_for_its_reader_can_be_asked_about_and_cancell
         await fetch(offer)
 
 
-async def test_a_reader_that_leaves_ends_the_query(engine: EmbeddedEngine) -> None:
+async def test_a_reader_that_leaves_ends_the_query(engine: LocalEngine) -> None:
     offer = await engine.answer("SELECT number FROM numbers(100000000000)")
     assert isinstance(offer, Offer)
     with trio.move_on_after(0.5):
@@ -348,7 +348,7 @@ async def test_a_reader_that_leaves_ends_the_query(engine: EmbeddedEngine) -> No
     await _until_nothing_runs(engine)
 
 
-async def test_an_error_after_the_first_rows_ends_the_reading(engine: EmbeddedEngine) -> None:
+async def test_an_error_after_the_first_rows_ends_the_reading(engine: LocalEngine) -> None:
     offer = await engine.answer(f"SELECT throwIf(number = {2 * MILLION}) AS x FROM numbers({3 * MILLION})")
     assert isinstance(offer, Offer)
     with pytest.raises(SyQLError, match="throwIf"):
@@ -356,7 +356,7 @@ async def test_an_error_after_the_first_rows_ends_the_reading(engine: EmbeddedEn
     await _until_nothing_runs(engine)
 
 
-async def test_many_rows_go_in_and_come_out_again(engine: EmbeddedEngine) -> None:
+async def test_many_rows_go_in_and_come_out_again(engine: LocalEngine) -> None:
     await engine.execute("CREATE TABLE syndb.many (n UInt64, text Nullable(String)) ENGINE = MergeTree ORDER BY n")
     try:
         rows = pa.table({"n": pa.array(range(300_000), pa.uint64()), "text": ["a", None, "c"] * 100_000})
@@ -367,7 +367,7 @@ async def test_many_rows_go_in_and_come_out_again(engine: EmbeddedEngine) -> Non
         await engine.execute("DROP TABLE syndb.many SYNC")
 
 
-async def test_an_upload_becomes_a_version(engine: EmbeddedEngine, tmp_path: Path) -> None:
+async def test_an_upload_becomes_a_version(engine: LocalEngine, tmp_path: Path) -> None:
     target = UploadTarget.of_folders(engine.flight_location, tmp_path / "flight", tmp_path)
     metadata = DatasetMetadata(dataset="worm", species="Caenorhabditis elegans")
     neurons = pa.table({"source_id": [f"n{n}" for n in range(1000)], "soma_x": [n / 7 for n in range(1000)]})

@@ -15,14 +15,14 @@ import pytest
 import trio
 
 from syndb_common.engine import landlock
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.errors import ConfigError, EngineUnavailable, SynDBError
 
 FOREVER = "SELECT count() AS n FROM numbers(100000000000) WHERE sipHash64(number) = 1"
 confined = pytest.mark.skipif(landlock.abi() < 2, reason="this kernel has no Landlock")
 
 
-async def _supervise(engine: EmbeddedEngine) -> None:
+async def _supervise(engine: LocalEngine) -> None:
     while True:
         try:
             await engine.run()
@@ -31,8 +31,8 @@ async def _supervise(engine: EmbeddedEngine) -> None:
 
 
 @asynccontextmanager
-async def _supervised(path: Path) -> AsyncIterator[EmbeddedEngine]:
-    engine = EmbeddedEngine(path)
+async def _supervised(path: Path) -> AsyncIterator[LocalEngine]:
+    engine = LocalEngine(path)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_supervise, engine)
         assert (await engine.query("SELECT 1 AS one")).table.num_rows == 1
@@ -63,13 +63,13 @@ async def _until_gone(pid: int) -> None:
         "remote('127.0.0.1:9', system.one)",
     ],
 )
-async def test_no_sql_reaches_beyond_the_engines_folder(engine: EmbeddedEngine, source: str) -> None:
+async def test_no_sql_reaches_beyond_the_engines_folder(engine: LocalEngine, source: str) -> None:
     with pytest.raises(SynDBError, match=r"(?i)permission denied|cannot|refused|network"):
         await engine.execute(f"SELECT * FROM {source} SETTINGS http_max_tries = 1")
 
 
 @confined
-async def test_no_sql_writes_beyond_the_engines_folder(engine: EmbeddedEngine, tmp_path: Path) -> None:
+async def test_no_sql_writes_beyond_the_engines_folder(engine: LocalEngine, tmp_path: Path) -> None:
     target = tmp_path / "out.csv"
     with pytest.raises(SynDBError):
         await engine.execute(f"INSERT INTO FUNCTION file('{target}', 'CSV', 'a UInt8') SELECT 1")
@@ -79,27 +79,27 @@ async def test_no_sql_writes_beyond_the_engines_folder(engine: EmbeddedEngine, t
 
 
 @confined
-async def test_the_owners_token_and_key_are_out_of_the_engines_reach(engine: EmbeddedEngine, tmp_path: Path) -> None:
+async def test_the_owners_token_and_key_are_out_of_the_engines_reach(engine: LocalEngine, tmp_path: Path) -> None:
     for secret in (tmp_path / "upload-token", tmp_path / "flight" / "flight.key"):
         assert secret.stat().st_mode & 0o777 == 0o600
         with pytest.raises(SynDBError):
             await engine.execute(f"CREATE TABLE syndb.t ENGINE = Memory AS SELECT * FROM file('{secret}', 'RawBLOB')")
 
 
-async def test_the_engine_loads_no_library_it_does_not_use(engine: EmbeddedEngine) -> None:
+async def test_the_engine_loads_no_library_it_does_not_use(engine: LocalEngine) -> None:
     """pyarrow loads pandas by itself at a start, if it can: that would be a third of the time it takes."""
     assert "/chdb/" in Path(f"/proc/{engine.pid}/maps").read_text()
     assert "/pandas/" not in Path(f"/proc/{engine.pid}/maps").read_text()
 
 
-async def test_chdb_is_never_loaded_into_the_daemon(engine: EmbeddedEngine) -> None:
+async def test_chdb_is_never_loaded_into_the_daemon(engine: LocalEngine) -> None:
     assert not any(name.partition(".")[0] == "chdb" for name in sys.modules)
 
 
 @pytest.mark.slow
-async def test_a_folder_in_use_is_a_clear_error(engine: EmbeddedEngine, tmp_path: Path) -> None:
+async def test_a_folder_in_use_is_a_clear_error(engine: LocalEngine, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is in use by another process") as caught:
-        await EmbeddedEngine(tmp_path).run()
+        await LocalEngine(tmp_path).run()
     assert str(tmp_path) in caught.value.message
 
 
@@ -140,11 +140,11 @@ async def test_data_survives_a_crash(tmp_path: Path) -> None:
 
 async def test_a_call_without_an_engine_ends_unavailable(tmp_path: Path, autojump_clock: trio.abc.Clock) -> None:
     with pytest.raises(EngineUnavailable, match="not running"):
-        await EmbeddedEngine(tmp_path).query("SELECT 1 AS one")
+        await LocalEngine(tmp_path).query("SELECT 1 AS one")
 
 
 async def test_stopping_ends_the_process(tmp_path: Path) -> None:
-    engine = EmbeddedEngine(tmp_path)
+    engine = LocalEngine(tmp_path)
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)
         pid = engine.pid
@@ -157,10 +157,10 @@ async def test_stopping_ends_the_process(tmp_path: Path) -> None:
 DAEMON = """
     import sys, trio
     from pathlib import Path
-    from syndb_common.engine.embedded import EmbeddedEngine
+    from syndb_common.engine.local import LocalEngine
 
     async def main():
-        engine = EmbeddedEngine(Path(sys.argv[1]))
+        engine = LocalEngine(Path(sys.argv[1]))
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.run)
             nursery.start_soon(engine.query, sys.argv[2])

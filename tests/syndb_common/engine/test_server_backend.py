@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syndb_common.engine.clusters import on_cluster
-from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.interface import Limits
+from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.server_backend import ServerBackend, ServerStream
 from syndb_common.engine.settings import EngineSettings, Server
 from syndb_common.engine.work import Keeper, Work
@@ -170,7 +170,7 @@ def test_a_server_that_is_gone_is_unavailable(tmp_path: Path) -> None:
 
 async def test_an_engine_outlives_its_server(nursery: trio.Nursery, tmp_path: Path) -> None:
     with bridged(tmp_path) as server:
-        engine = EmbeddedEngine(tmp_path / "node", server=server)
+        engine = LocalEngine(tmp_path / "node", server=server)
         await nursery.start(engine.run)
         pid = engine.pid
         assert (await engine.query("SELECT 1 AS one")).table.to_pylist() == [{"one": 1}]

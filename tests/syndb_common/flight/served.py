@@ -12,7 +12,7 @@ import trio
 from pyarrow import flight
 
 from syndb_common.engine.asked import Answers
-from syndb_common.engine.embedded import EmbeddedEngine, upload_token
+from syndb_common.engine.local import LocalEngine, upload_token
 from syndb_common.flight.client import connect
 from syndb_common.flight.settings import FlightLimits, FlightSettings
 from syndb_common.tables import schema
@@ -21,7 +21,7 @@ from syndb_common.tables import schema
 class Served:
     """The engine, and what a client needs to know of it."""
 
-    def __init__(self, folder: Path, engine: EmbeddedEngine, token: trio.lowlevel.TrioToken) -> None:
+    def __init__(self, folder: Path, engine: LocalEngine, token: trio.lowlevel.TrioToken) -> None:
         self.engine = engine
         self.location = engine.flight_location
         self.certificate = engine.flight_certificate
@@ -62,7 +62,7 @@ def served(
         certificate=certificate,
         key=key,
     )
-    engine = EmbeddedEngine(folder, flight=settings, asked=answers)
+    engine = LocalEngine(folder, flight=settings, asked=answers)
     started = threading.Event()
     found: list[Any] = []
 

@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 import trio
 
-from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.interface import Limits, Offer
+from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.published import versions
 from syndb_common.errors import NotFound
 from syndb_common.flight.client import fetch
@@ -33,17 +33,17 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-async def living(tmp_path: Path) -> AsyncIterator[EmbeddedEngine]:
+async def living(tmp_path: Path) -> AsyncIterator[LocalEngine]:
     async with restarted_engine(tmp_path) as engine:
         yield engine
 
 
-async def _publish(engine: EmbeddedEngine, first: int, count: int = 10) -> PublishResult:
+async def _publish(engine: LocalEngine, first: int, count: int = 10) -> PublishResult:
     tables = {"neurons": neurons(first, count)}
     return await trio.to_thread.run_sync(lambda: upload(target_of(engine), METADATA, WORM, tables))
 
 
-async def _delete(engine: EmbeddedEngine, version: int | None = None) -> tuple[int, ...]:
+async def _delete(engine: LocalEngine, version: int | None = None) -> tuple[int, ...]:
     return (await trio.to_thread.run_sync(lambda: delete(target_of(engine), WORM, version))).versions
 
 
@@ -61,12 +61,12 @@ def _sql(text: str, version: int) -> str:
     return to_clickhouse(plan(parse(text), [known]), "node")
 
 
-async def _audit(engine: EmbeddedEngine) -> list[tuple[Any, ...]]:
+async def _audit(engine: LocalEngine) -> list[tuple[Any, ...]]:
     found = await rows(engine, "SELECT who, what, version, dataset, rows FROM syndb_records.changes ORDER BY at, what")
     return [tuple(row.values()) for row in found]
 
 
-async def test_a_version_and_then_the_rest_are_deleted_for_ever(living: EmbeddedEngine) -> None:
+async def test_a_version_and_then_the_rest_are_deleted_for_ever(living: LocalEngine) -> None:
     for first in (0, 1, 2):
         await _publish(living, first)
     seen = living.publications
@@ -108,7 +108,7 @@ async def test_a_version_and_then_the_rest_are_deleted_for_ever(living: Embedded
     assert ("owner", "deleted", 2, "worm", 10) in audit
 
 
-async def test_a_query_under_way_ends_with_the_reason(living: EmbeddedEngine) -> None:
+async def test_a_query_under_way_ends_with_the_reason(living: LocalEngine) -> None:
     await _publish(living, 0, 1_000_000)
     sql = _sql("SELECT source_id, soma_x, cid FROM neurons", 1)
     offer = await living.answer(sql, limits=Limits(), query_id="long")
@@ -120,7 +120,7 @@ async def test_a_query_under_way_ends_with_the_reason(living: EmbeddedEngine) ->
         await fetch(offer)
 
 
-async def test_a_deletion_that_a_crash_interrupted_is_finished_at_the_next_start(living: EmbeddedEngine) -> None:
+async def test_a_deletion_that_a_crash_interrupted_is_finished_at_the_next_start(living: LocalEngine) -> None:
     await _publish(living, 0)
     await _publish(living, 1)
     await living.execute(

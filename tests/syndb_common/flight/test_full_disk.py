@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.published import versions
 from syndb_common.errors import SynDBError
 from syndb_common.flight.uploader import upload
@@ -34,7 +34,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-async def living(small_disk: Path) -> AsyncIterator[EmbeddedEngine]:
+async def living(small_disk: Path) -> AsyncIterator[LocalEngine]:
     async with restarted_engine(small_disk) as engine:
         yield engine
 
@@ -50,13 +50,13 @@ def _fill(disk: Path, leave: int) -> Path:
     return filler
 
 
-async def _upload(engine: EmbeddedEngine, first: int) -> PublishResult:
+async def _upload(engine: LocalEngine, first: int) -> PublishResult:
     tables = {"neurons": neurons(first, 300_000)}
     return await trio.to_thread.run_sync(lambda: upload(target_of(engine), METADATA, WORM, tables, patience=5))
 
 
 async def test_a_disk_that_is_full_loses_nothing_and_shows_nothing_half_done(
-    living: EmbeddedEngine, small_disk: Path
+    living: LocalEngine, small_disk: Path
 ) -> None:
     first = await _upload(living, 0)
     filler = _fill(small_disk, MEGABYTE)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import trio
 
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.published import versions
 from syndb_common.errors import Conflict, NotFound
 from syndb_common.flight.uploader import upload
@@ -33,12 +33,12 @@ ALL = "SELECT count() AS n, uniqExact(source_id) AS ids, sum(soma_x) AS x FROM s
 
 
 @pytest.fixture
-async def living(tmp_path: Path) -> AsyncIterator[EmbeddedEngine]:
+async def living(tmp_path: Path) -> AsyncIterator[LocalEngine]:
     async with restarted_engine(tmp_path) as engine:
         yield engine
 
 
-async def test_streams_are_numbered_resumed_repeated_and_never_have_gaps(living: EmbeddedEngine) -> None:
+async def test_streams_are_numbered_resumed_repeated_and_never_have_gaps(living: LocalEngine) -> None:
     first, second = uuid4(), uuid4()
     with RawClient(target_of(living)) as client:
         key = uuid4()
@@ -70,7 +70,7 @@ async def test_streams_are_numbered_resumed_repeated_and_never_have_gaps(living:
     assert await rows(living, ALL.format(1)) == [{"n": 30, "ids": 30, "x": sum(range(30))}]
 
 
-async def test_a_stream_goes_on_in_the_newest_connection_only(living: EmbeddedEngine) -> None:
+async def test_a_stream_goes_on_in_the_newest_connection_only(living: LocalEngine) -> None:
     with RawClient(target_of(living)) as client, RawClient(target_of(living)) as other:
         upload_id = client.begin("neurons")
         put = Put(upload_id=upload_id, table="neurons", stream=uuid4())
@@ -86,7 +86,7 @@ async def test_a_stream_goes_on_in_the_newest_connection_only(living: EmbeddedEn
     assert await rows(living, ALL.format(1)) == [{"n": 6, "ids": 6, "x": 15.0}]
 
 
-async def test_an_upload_that_was_dropped_takes_nothing_and_leaves_nothing(living: EmbeddedEngine) -> None:
+async def test_an_upload_that_was_dropped_takes_nothing_and_leaves_nothing(living: LocalEngine) -> None:
     with RawClient(target_of(living)) as client:
         upload_id = client.begin("neurons")
         put = Put(upload_id=upload_id, table="neurons", stream=uuid4())
@@ -101,7 +101,7 @@ async def test_an_upload_that_was_dropped_takes_nothing_and_leaves_nothing(livin
     assert await rows(living, "SELECT * FROM syndb_records.uploads") == []
 
 
-async def test_many_small_batches_become_few_parts(living: EmbeddedEngine) -> None:
+async def test_many_small_batches_become_few_parts(living: LocalEngine) -> None:
     table = pa.Table.from_batches(neurons(0, 20_000).to_batches(max_chunksize=10))
     seen: list[int] = []
 
@@ -119,7 +119,7 @@ async def test_many_small_batches_become_few_parts(living: EmbeddedEngine) -> No
 
 
 async def test_the_uploader_goes_on_by_itself_when_the_engine_is_killed_again_and_again(
-    living: EmbeddedEngine,
+    living: LocalEngine,
 ) -> None:
     table = pa.Table.from_batches(neurons(0, 400_000).to_batches(max_chunksize=5_000))
     chosen = sorted(random.Random(4).sample(range(50_000, 350_000), 3))
@@ -167,7 +167,7 @@ print("published", flush=True)
 '''
 
 
-async def _client(engine: EmbeddedEngine, key: UUID, kill_at: int | None) -> list[str]:
+async def _client(engine: LocalEngine, key: UUID, kill_at: int | None) -> list[str]:
     """An uploading process, killed once it has told of so many rows; the lines it printed."""
     target = target_of(engine)
     process = await trio.lowlevel.open_process(
@@ -186,7 +186,7 @@ async def _client(engine: EmbeddedEngine, key: UUID, kill_at: int | None) -> lis
     return said.decode().split("\n")[:-1]
 
 
-async def test_a_client_that_was_killed_goes_on_in_another_process(living: EmbeddedEngine) -> None:
+async def test_a_client_that_was_killed_goes_on_in_another_process(living: LocalEngine) -> None:
     key = uuid4()
     await _client(living, key, 5_000)
     assert await versions(living) == []
@@ -196,7 +196,7 @@ async def test_a_client_that_was_killed_goes_on_in_another_process(living: Embed
     assert await rows(living, ALL.format(1)) == [{"n": 30_000, "ids": 30_000, "x": sum(range(30_000))}]
 
 
-async def test_a_kill_at_any_moment_of_publishing_leaves_all_or_nothing(living: EmbeddedEngine) -> None:
+async def test_a_kill_at_any_moment_of_publishing_leaves_all_or_nothing(living: LocalEngine) -> None:
     async with trio.open_nursery() as nursery:
         for version, delay in enumerate((0.0, 0.03, 0.06, 0.1, 0.15, 0.25, 0.4), start=1):
             killed = trio.Event()

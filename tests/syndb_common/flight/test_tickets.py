@@ -10,8 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.interface import Limits, Offer
+from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.offers import MAX_OF_ONE_READER, OFFER_SECONDS, Offers
 from syndb_common.errors import NotFound, TooManyRequests
 from syndb_common.flight.client import fetch
@@ -135,7 +135,7 @@ def test_one_reader_cannot_take_the_tickets_of_others() -> None:
     assert offers.make_all([_Range(0)], _reader("modest"))
 
 
-async def test_a_result_of_the_engine_is_for_the_reader_it_was_made_for(engine: EmbeddedEngine) -> None:
+async def test_a_result_of_the_engine_is_for_the_reader_it_was_made_for(engine: LocalEngine) -> None:
     sql = "SELECT number FROM numbers(100000)"
     offer = await engine.answer(sql, limits=Limits(), reader=_reader("the hub's secret"))
     assert isinstance(offer, Offer)

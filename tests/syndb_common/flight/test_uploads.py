@@ -17,7 +17,7 @@ import structlog
 import trio
 from pyarrow import flight
 
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.published import versions
 from syndb_common.errors import Conflict, DataError, EngineUnavailable, Unauthenticated
 from syndb_common.flight.client import connect
@@ -63,7 +63,7 @@ def _axons(parent_enum: int) -> pa.Table:
 
 
 @pytest.fixture
-def target(engine: EmbeddedEngine, tmp_path: Path) -> UploadTarget:
+def target(engine: LocalEngine, tmp_path: Path) -> UploadTarget:
     return UploadTarget.of_folders(engine.flight_location, tmp_path / "flight", tmp_path)
 
 
@@ -73,16 +73,16 @@ async def _upload(
     return await trio.to_thread.run_sync(upload, target, metadata, dataset, tables)
 
 
-async def _staged(engine: EmbeddedEngine) -> list[dict[str, Any]]:
+async def _staged(engine: LocalEngine) -> list[dict[str, Any]]:
     return await _rows(engine, "SELECT name FROM system.tables WHERE database = 'syndb_staging'")
 
 
-async def _rows(engine: EmbeddedEngine, sql: str) -> list[dict[str, Any]]:
+async def _rows(engine: LocalEngine, sql: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = (await engine.query(sql)).table.to_pylist()
     return rows
 
 
-async def test_an_upload_becomes_version_one(engine: EmbeddedEngine, target: UploadTarget) -> None:
+async def test_an_upload_becomes_version_one(engine: LocalEngine, target: UploadTarget) -> None:
     result = await _upload(target, {"neurons": _neurons(), "synapses": _synapses()})
 
     assert (result.version, result.unchanged, result.row_counts) == (1, False, {"neurons": 3, "synapses": 2})
@@ -100,14 +100,14 @@ async def test_an_upload_becomes_version_one(engine: EmbeddedEngine, target: Upl
     assert await _rows(engine, "SELECT sum(synapse_count) AS s FROM syndb.synapses") == [{"s": 7}]
 
 
-async def test_the_daemon_hears_of_publications(engine: EmbeddedEngine, target: UploadTarget) -> None:
+async def test_the_daemon_hears_of_publications(engine: LocalEngine, target: UploadTarget) -> None:
     seen = engine.publications
     await _upload(target, {"neurons": _neurons()})
     with trio.fail_after(5):
         assert await engine.wait_published(seen) == seen + 1
 
 
-async def test_the_same_content_publishes_nothing(engine: EmbeddedEngine, target: UploadTarget) -> None:
+async def test_the_same_content_publishes_nothing(engine: LocalEngine, target: UploadTarget) -> None:
     first = await _upload(target, {"neurons": _neurons(), "synapses": _synapses()})
     backwards = {"synapses": _synapses().take([1, 0]), "neurons": _neurons().take([2, 0, 1])}
 
@@ -117,7 +117,7 @@ async def test_the_same_content_publishes_nothing(engine: EmbeddedEngine, target
     assert len(await versions(engine)) == 1
 
 
-async def test_other_content_or_metadata_is_a_new_version(engine: EmbeddedEngine, target: UploadTarget) -> None:
+async def test_other_content_or_metadata_is_a_new_version(engine: LocalEngine, target: UploadTarget) -> None:
     await _upload(target, {"neurons": _neurons()})
     changed = await _upload(target, {"neurons": _neurons(gaba=[None, 0.0, None])})
     described = await _upload(
@@ -143,7 +143,7 @@ async def test_null_and_zero_are_different_content(target: UploadTarget) -> None
     assert len(hashes) == 3
 
 
-async def test_nan_means_missing(engine: EmbeddedEngine, target: UploadTarget) -> None:
+async def test_nan_means_missing(engine: LocalEngine, target: UploadTarget) -> None:
     await _upload(target, {"neurons": _neurons(soma_x=[float("nan"), 1.5, None])})
     assert await _rows(engine, "SELECT soma_x FROM syndb.neurons ORDER BY source_id") == [
         {"soma_x": None},
@@ -178,7 +178,7 @@ async def test_nan_means_missing(engine: EmbeddedEngine, target: UploadTarget) -
     ],
 )  # fmt: skip
 async def test_rows_that_break_a_rule_are_refused_and_nothing_stays(
-    engine: EmbeddedEngine, target: UploadTarget, tables: dict[str, pa.Table], message: str
+    engine: LocalEngine, target: UploadTarget, tables: dict[str, pa.Table], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
         await _upload(target, tables)
@@ -194,12 +194,12 @@ async def test_an_unknown_column_names_the_nearest(target: UploadTarget) -> None
     assert "mesh_volume" in caught.value.hint
 
 
-async def test_a_parent_resolves_in_the_table_it_names(engine: EmbeddedEngine, target: UploadTarget) -> None:
+async def test_a_parent_resolves_in_the_table_it_names(engine: LocalEngine, target: UploadTarget) -> None:
     await _upload(target, {"neurons": _neurons(), "axons": _axons(parent_enum=1)})
     assert await _rows(engine, "SELECT count() AS n FROM syndb.axons") == [{"n": 1}]
 
 
-async def test_ids_of_every_arrow_form_are_understood(engine: EmbeddedEngine, target: UploadTarget) -> None:
+async def test_ids_of_every_arrow_form_are_understood(engine: LocalEngine, target: UploadTarget) -> None:
     raw = [UUID(text).bytes for text in _ids("AVAL", "AVAR")]
     await _upload(
         target,
@@ -249,7 +249,7 @@ async def test_one_upload_at_a_time_per_data_set(target: UploadTarget) -> None:
     assert (await _upload(target, {"neurons": _neurons()})).version == 1
 
 
-async def test_a_published_version_is_never_replaced(engine: EmbeddedEngine, target: UploadTarget) -> None:
+async def test_a_published_version_is_never_replaced(engine: LocalEngine, target: UploadTarget) -> None:
     await _upload(target, {"neurons": _neurons()})
 
     async def publish_another() -> None:
@@ -273,7 +273,7 @@ async def test_a_published_version_is_never_replaced(engine: EmbeddedEngine, tar
     [(WORM, "leave out --dataset-id"), (dataset_id("fly"), f"use --dataset-id {dataset_id('fly')}")],
 )
 async def test_a_name_belongs_to_one_data_set(
-    engine: EmbeddedEngine, target: UploadTarget, holder: UUID, advice: str
+    engine: LocalEngine, target: UploadTarget, holder: UUID, advice: str
 ) -> None:
     await _upload(target, {"neurons": _neurons()}, dataset=holder)
     renamed = METADATA.model_copy(update={"dataset": "renamed"})
@@ -288,7 +288,7 @@ async def test_a_name_belongs_to_one_data_set(
 
 
 async def test_of_two_uploads_with_one_name_the_first_to_publish_has_it(
-    engine: EmbeddedEngine, target: UploadTarget
+    engine: LocalEngine, target: UploadTarget
 ) -> None:
     def overtaken(table: str, sent: int, rows: int) -> None:
         upload(target, METADATA, WORM, {"neurons": _neurons()})
@@ -319,7 +319,7 @@ time.sleep(60)
 
 
 async def test_a_killed_import_is_invisible_and_the_earlier_version_served(
-    engine: EmbeddedEngine, target: UploadTarget
+    engine: LocalEngine, target: UploadTarget
 ) -> None:
     await _upload(target, {"neurons": _neurons()})
     begin = Begin(dataset_id=WORM, metadata=METADATA, tables=("neurons",)).model_dump_json()
@@ -343,7 +343,7 @@ async def test_a_killed_import_is_invisible_and_the_earlier_version_served(
 
 
 async def test_what_a_crash_left_unpublished_is_dropped_and_versions_stay(tmp_path: Path) -> None:
-    engine = EmbeddedEngine(tmp_path, flight=FlightSettings("127.0.0.1", 0, tmp_path / "flight"))
+    engine = LocalEngine(tmp_path, flight=FlightSettings("127.0.0.1", 0, tmp_path / "flight"))
 
     async def supervise() -> None:
         while True:
@@ -376,7 +376,7 @@ async def test_what_a_crash_left_unpublished_is_dropped_and_versions_stay(tmp_pa
 
 
 async def test_metadata_of_a_newer_release_are_read_and_damaged_ones_left_out(
-    engine: EmbeddedEngine, target: UploadTarget
+    engine: LocalEngine, target: UploadTarget
 ) -> None:
     await _upload(target, {"neurons": _neurons()})
     newer = METADATA.model_dump_json().replace("{", '{"embargo": {"until": 2031}, ', 1)

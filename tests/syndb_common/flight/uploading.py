@@ -19,7 +19,7 @@ import trio
 from pyarrow import flight
 from pydantic import BaseModel
 
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.errors import EngineUnavailable
 from syndb_common.flight.client import connect
 from syndb_common.flight.settings import FlightSettings
@@ -48,9 +48,9 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def restarted_engine(path: Path) -> AsyncIterator[EmbeddedEngine]:
+async def restarted_engine(path: Path) -> AsyncIterator[LocalEngine]:
     """An engine that is started again whenever it dies, at the same address."""
-    engine = EmbeddedEngine(path, flight=FlightSettings("127.0.0.1", free_port(), path / "flight"))
+    engine = LocalEngine(path, flight=FlightSettings("127.0.0.1", free_port(), path / "flight"))
 
     async def supervise() -> None:
         while True:
@@ -69,13 +69,13 @@ async def restarted_engine(path: Path) -> AsyncIterator[EmbeddedEngine]:
         nursery.cancel_scope.cancel()
 
 
-def target_of(engine: EmbeddedEngine) -> UploadTarget:
+def target_of(engine: LocalEngine) -> UploadTarget:
     """Where uploads to it go."""
     assert engine.path is not None
     return UploadTarget.of_folders(engine.flight_location, engine.path / "flight", engine.path)
 
 
-async def kill(engine: EmbeddedEngine) -> None:
+async def kill(engine: LocalEngine) -> None:
     """SIGKILL the engine process and wait for the next one."""
     pid = engine.pid
     assert pid is not None
@@ -85,7 +85,7 @@ async def kill(engine: EmbeddedEngine) -> None:
             await trio.sleep(0.02)
 
 
-async def rows(engine: EmbeddedEngine, sql: str) -> list[dict[str, Any]]:
+async def rows(engine: LocalEngine, sql: str) -> list[dict[str, Any]]:
     """The rows of one SELECT."""
     found: list[dict[str, Any]] = (await engine.query(sql)).table.to_pylist()
     return found

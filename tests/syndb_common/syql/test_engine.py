@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import trio
 
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.syql import Plan, conform, needs_care, partial_schema, to_clickhouse
 from syndb_common.tables.identity import dataset_id, row_id
 from syndb_common.tables.schema import apply, migrations
@@ -18,8 +18,8 @@ MALE = dataset_id("cook-2019-male")
 
 
 @pytest.fixture
-async def engine(nursery: trio.Nursery, tmp_path: Path) -> AsyncIterator[EmbeddedEngine]:
-    running = EmbeddedEngine(tmp_path)
+async def engine(nursery: trio.Nursery, tmp_path: Path) -> AsyncIterator[LocalEngine]:
+    running = LocalEngine(tmp_path)
     await nursery.start(running.run)
     await apply(running, migrations())
     yield running
@@ -41,9 +41,7 @@ def neurons(volumes: list[float]) -> pa.Table:
     )
 
 
-async def test_a_part_that_lost_digits_is_computed_again(
-    engine: EmbeddedEngine, planned: Callable[[str], Plan]
-) -> None:
+async def test_a_part_that_lost_digits_is_computed_again(engine: LocalEngine, planned: Callable[[str], Plan]) -> None:
     await engine.insert("neurons", neurons([0.0, 1.0, 2.0, 1e9, 1e9 + 1, 1e9 + 2]))
     asked = planned(
         "SELECT cell_class, VAR_POP(mesh_volume) AS v, SUM(branch_count) AS b FROM neurons GROUP BY 1 ORDER BY 1"

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 
 
 @pytest.fixture
-async def engine(nursery: trio.Nursery, tmp_path: Path) -> AsyncIterator[EmbeddedEngine]:
-    engine = EmbeddedEngine(tmp_path)
+async def engine(nursery: trio.Nursery, tmp_path: Path) -> AsyncIterator[LocalEngine]:
+    engine = LocalEngine(tmp_path)
     await nursery.start(engine.run)
     yield engine
     nursery.cancel_scope.cancel()

@@ -13,7 +13,7 @@ import sqlglot
 import trio
 from sqlglot import exp
 
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.errors import Conflict, DataError, EngineUnavailable, SynDBError
 from syndb_common.messages import SchemaMigration
 from syndb_common.tables import TABLES, schema
@@ -23,7 +23,7 @@ def _migration(*statements: str, version: int = 1) -> SchemaMigration:
     return SchemaMigration(version=version, name="test", statements=statements)
 
 
-async def test_after_all_migrations_the_database_equals_the_model(engine: EmbeddedEngine) -> None:
+async def test_after_all_migrations_the_database_equals_the_model(engine: LocalEngine) -> None:
     await schema.apply(engine, schema.migrations())
 
     answer = await engine.query(
@@ -38,7 +38,7 @@ async def test_after_all_migrations_the_database_equals_the_model(engine: Embedd
     assert set(found) == {"dataset_versions", "schema_migrations"}
 
 
-async def test_every_table_is_partitioned_and_sorted_by_version(engine: EmbeddedEngine) -> None:
+async def test_every_table_is_partitioned_and_sorted_by_version(engine: LocalEngine) -> None:
     await schema.apply(engine, schema.migrations())
 
     answer = await engine.query(
@@ -51,7 +51,7 @@ async def test_every_table_is_partitioned_and_sorted_by_version(engine: Embedded
     assert {row["sorting_key"] for row in rows} == {"dataset_id, version, cid"}
 
 
-async def test_migrations_are_applied_once(engine: EmbeddedEngine) -> None:
+async def test_migrations_are_applied_once(engine: LocalEngine) -> None:
     assert await schema.schema_version(engine) == 0
     every = tuple(range(1, schema.CURRENT + 1))
     assert await schema.apply(engine, schema.migrations()) == (schema.CURRENT, every)
@@ -59,7 +59,7 @@ async def test_migrations_are_applied_once(engine: EmbeddedEngine) -> None:
     assert await schema.schema_version(engine) == schema.CURRENT
 
 
-async def test_a_migration_cut_short_is_done_again(engine: EmbeddedEngine) -> None:
+async def test_a_migration_cut_short_is_done_again(engine: LocalEngine) -> None:
     first = schema.migrations()[0]
     await engine.execute("CREATE DATABASE syndb")
     await engine.execute(first.statements[0])
@@ -69,12 +69,12 @@ async def test_a_migration_cut_short_is_done_again(engine: EmbeddedEngine) -> No
     assert (version, applied[0]) == (schema.CURRENT, 1)
 
 
-async def test_a_gap_in_the_numbers_is_a_conflict(engine: EmbeddedEngine) -> None:
+async def test_a_gap_in_the_numbers_is_a_conflict(engine: LocalEngine) -> None:
     with pytest.raises(Conflict, match="migration 2 does not follow schema version 0"):
         await schema.apply(engine, schema.migrations(since=1))
 
 
-async def test_a_column_can_be_added(engine: EmbeddedEngine) -> None:
+async def test_a_column_can_be_added(engine: LocalEngine) -> None:
     await schema.apply(engine, schema.migrations())
     more = _migration(
         "ALTER TABLE syndb.neurons ADD COLUMN IF NOT EXISTS note String COMMENT 'free text'",
@@ -87,7 +87,7 @@ async def test_a_column_can_be_added(engine: EmbeddedEngine) -> None:
     assert answer.table.num_rows == 0
 
 
-async def test_nothing_is_applied_when_one_statement_is_refused(engine: EmbeddedEngine) -> None:
+async def test_nothing_is_applied_when_one_statement_is_refused(engine: LocalEngine) -> None:
     evil = _migration("DROP TABLE syndb.neurons", version=schema.CURRENT + 1)
     with pytest.raises(DataError):
         await schema.apply(engine, [*schema.migrations(), evil])
@@ -213,7 +213,7 @@ def test_an_aggregate_view_of_our_own_tables_is_an_addition() -> None:
 class Dying:
     """An engine whose process is killed before one statement, or right after it and before anybody knows."""
 
-    def __init__(self, engine: EmbeddedEngine, *, before: int | None = None, after: int | None = None) -> None:
+    def __init__(self, engine: LocalEngine, *, before: int | None = None, after: int | None = None) -> None:
         self._engine, self._before, self._after, self._count = engine, before, after, 0
 
     def _kill(self) -> None:
@@ -234,8 +234,8 @@ class Dying:
 
 
 @asynccontextmanager
-async def _running(folder: Path) -> AsyncIterator[EmbeddedEngine]:
-    engine = EmbeddedEngine(folder)
+async def _running(folder: Path) -> AsyncIterator[LocalEngine]:
+    engine = LocalEngine(folder)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
 

@@ -14,8 +14,8 @@ import trio
 
 from actors.analytics_delegate import to_ipc
 from actors.directory import Cluster, Directory, Health, Standing
-from syndb_common.engine.embedded import EmbeddedEngine
 from syndb_common.engine.interface import Answer, Limits, Scan
+from syndb_common.engine.local import LocalEngine
 from syndb_common.errors import (
     Conflict,
     DeadlineExceeded,
@@ -42,7 +42,7 @@ COUNT = "SELECT COUNT(*) AS n FROM synapses"
 class Federation:
     """Nodes ``name=(health, answer)``, each holding the data set of its name. An answer is rows, or an error."""
 
-    def __init__(self, merger: EmbeddedEngine | None = None) -> None:
+    def __init__(self, merger: LocalEngine | None = None) -> None:
         self.directory = Directory()
         self.answers: dict[str, int | SynDBError] = {}
         self.questions: list[AnalyticsQuery] = []
@@ -86,7 +86,7 @@ class Federation:
 
 @pytest.fixture
 async def federation(nursery: trio.Nursery) -> AsyncIterator[Federation]:
-    merger = EmbeddedEngine(None, name="merger")
+    merger = LocalEngine(None, name="merger")
     await nursery.start(merger.run)
     yield Federation(merger)
     nursery.cancel_scope.cancel()

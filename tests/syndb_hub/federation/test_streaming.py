@@ -12,7 +12,7 @@ import trio
 
 from actors.analytics_delegate import to_ipc
 from actors.directory import Cluster, Directory, Health
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.errors import LimitExceeded, PeerUnavailable, SynDBError, Unavailable
 from syndb_common.messages import Acknowledged, AnalyticsQuery, AnalyticsResult, CancelQuery
 from syndb_common.syql import Scope, partial_schema
@@ -73,8 +73,8 @@ def writer(tmp_path: Path) -> ResultWriter:
 
 
 @pytest.fixture
-async def merger(nursery: trio.Nursery) -> AsyncIterator[EmbeddedEngine]:
-    engine = EmbeddedEngine(None, name="merger")
+async def merger(nursery: trio.Nursery) -> AsyncIterator[LocalEngine]:
+    engine = LocalEngine(None, name="merger")
     await nursery.start(engine.run)
     yield engine
     nursery.cancel_scope.cancel()
@@ -90,7 +90,7 @@ def key(row: dict[str, Any]) -> str:
 
 
 async def test_a_streamed_answer_has_the_rows_and_the_columns_of_a_merged_one(
-    merger: EmbeddedEngine, writer: ResultWriter, tmp_path: Path
+    merger: LocalEngine, writer: ResultWriter, tmp_path: Path
 ) -> None:
     nodes = Nodes(merger, {"worm": 7, "fly": 0, "mouse": 300})
     merged = (await nodes.queries.run(ROWS, scope=Scope.REMOTE, seconds=30.0)).table
@@ -107,13 +107,13 @@ async def test_limit_and_offset_count_over_all_nodes(writer: ResultWriter, tmp_p
     assert (provenance.rows, read(writer, tmp_path).num_rows) == (9, 9)
 
 
-async def test_an_answer_in_order_is_merged(merger: EmbeddedEngine, writer: ResultWriter, tmp_path: Path) -> None:
+async def test_an_answer_in_order_is_merged(merger: LocalEngine, writer: ResultWriter, tmp_path: Path) -> None:
     text = "SELECT synapse_count FROM synapses ORDER BY synapse_count DESC LIMIT 4"
     await Nodes(merger, {"worm": 7, "fly": 5}).run_into(text, writer)
     assert read(writer, tmp_path)["synapse_count"].to_pylist() == [6, 5, 4, 4]
 
 
-async def test_an_aggregate_is_merged(merger: EmbeddedEngine, writer: ResultWriter, tmp_path: Path) -> None:
+async def test_an_aggregate_is_merged(merger: LocalEngine, writer: ResultWriter, tmp_path: Path) -> None:
     await Nodes(merger, {"worm": 2, "fly": 1}).run_into("SELECT COUNT(*) AS n FROM synapses", writer)
     assert read(writer, tmp_path).num_rows == 1
 

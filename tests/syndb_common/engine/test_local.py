@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 import trio
 
-from syndb_common.engine.embedded import EmbeddedEngine
+from syndb_common.engine.local import LocalEngine
 from syndb_common.errors import Conflict
 
 
-async def test_an_engine_runs_once(engine: EmbeddedEngine) -> None:
+async def test_an_engine_runs_once(engine: LocalEngine) -> None:
     with pytest.raises(Conflict):
         await engine.run()
 
@@ -21,7 +21,7 @@ async def test_a_scratch_engine_leaves_nothing_behind(
     nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    scratch = EmbeddedEngine(None)
+    scratch = LocalEngine(None)
     async with trio.open_nursery() as inner:
         await inner.start(scratch.run)
         answer = await scratch.merge("SELECT sum(n) AS s FROM partials", pa.table({"n": [1, 2]}))

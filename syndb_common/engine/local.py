@@ -1,6 +1,6 @@
 """The engine as a daemon sees it: a child process, reached over a channel, with chdb in it or a server behind it.
 
-:meth:`EmbeddedEngine.run` is the life of one child. It raises when the child dies; whoever supervises runs it again.
+:meth:`LocalEngine.run` is the life of one child. It raises when the child dies; whoever supervises runs it again.
 Calls that were under way fail with :class:`~syndb_common.errors.EngineUnavailable`, calls made meanwhile wait a
 moment for the next child. Nothing of ClickHouse is loaded into the daemon.
 """
@@ -60,7 +60,7 @@ _log = structlog.get_logger(__name__)
 _packing = trio.CapacityLimiter(2)
 
 
-class EmbeddedEngine:
+class LocalEngine:
     """ClickHouse in, or behind, a child process. Implements :class:`~syndb_common.engine.interface.Engine`.
 
     Attributes:
