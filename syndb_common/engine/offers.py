@@ -1,8 +1,9 @@
 """Results that wait for their readers, each behind tickets.
 
-A ticket is 32 random bytes, of which only the SHA-256 is kept. It is good for one reader, one range of one result, once,
-for half a minute. The reader is named by the SHA-256 of a secret that it presents; resuming needs a fresh ticket. What
-is expired, used, forged or another reader's is refused in the same words, and nobody but its reader uses a ticket up.
+A ticket is 32 random bytes, of which only the SHA-256 is kept. It is good for one reader, one range of one result,
+once, for half a minute. The reader is named by the SHA-256 of a secret that it presents; resuming needs a fresh ticket.
+What is expired, used, forged or another reader's is refused in the same words, and nobody but its reader uses a ticket
+up.
 
 A result is either a running query (:class:`Running`: it has begun, its first rows are held, the rest is made as it is
 read) or a file that is there already (:class:`~syndb_common.flight.stored.Stored`).

@@ -101,7 +101,8 @@ def write_config(path: Path, federation: dict[str, Any] | None = None, **more: A
         "enable_mdns": False,
         **(federation or {}),
     }
-    values = {"data_dir": str(path.parent / "data"), "http": {"port": 0}, "flight": {"port": 0}, "federation": settings, **more}
+    ports = {"http": {"port": 0}, "flight": {"port": 0}}
+    values = {"data_dir": str(path.parent / "data"), **ports, "federation": settings, **more}
     write_private(path, render(HubSettings, values))
 
 

@@ -1,6 +1,6 @@
 """The engine process: its confinement, its lock, and every way it or its daemon can die."""
 
-# ruff: noqa: ASYNC110, ASYNC220 - other processes change what is waited for; starting one is quick
+# ruff: noqa: ASYNC110, ASYNC220, ASYNC240 - other processes change what is waited for; starting one is quick; /proc too
 
 import os
 import signal

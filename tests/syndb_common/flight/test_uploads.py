@@ -169,7 +169,10 @@ async def test_nan_means_missing(engine: LocalEngine, target: UploadTarget) -> N
         ({"neurons": _neurons(soma_x=["left", "right", "x"])}, r"neurons\.soma_x is Nullable\(Float64\)"),
         ({"neurons": _neurons(soma_x=[float("inf"), 1.0, 2.0])}, "infinite"),
         ({"neurons": _neurons(branch_count=[-1, 2, 3])}, r"neurons\.branch_count"),
-        ({"neurons": _neurons(), "synapses": _synapses(synapse_count=[3, None])}, "1 values are missing, and none may be; first rows: 2 .source ids 2."),
+        (
+            {"neurons": _neurons(), "synapses": _synapses(synapse_count=[3, None])},
+            r"1 values are missing, and none may be; first rows: 2 \(source ids 2\)",
+        ),
         ({"neurons": _neurons(), "synapses": _synapses().drop_columns("synapse_count")}, "synapse_count is missing"),
         ({"neurons": pa.table({"name": ["x"]})}, "source_id is missing"),
         ({"neurons": pa.table({"source_id": [""]})}, "1 rows have no source_id"),
