@@ -11,8 +11,9 @@ from tests.docs.pages import PAGES, ROOT, anchors, links, prose, text
 
 PLACES = ("/libp2p/", "/p2p-circuit/", "/ipfs/", "/dev/net/tun",
     "/etc/syndb", "/etc/systemd",
-    "/var/lib/syndb", "/usr/bin/env", "/home", "/backups", "/v1/", "/health", "/docs", "/openapi.json", "/ip4/", "/dns4/",
-    "/p2p/", "/syndb/", "/result", "/metrics",
+    "/backups", "/var/lib/syndb", "/usr/bin/env", "/home",
+    "/v1/", "/health", "/docs", "/openapi.json", "/ip4/", "/dns4/", "/p2p/",
+    "/syndb/", "/result", "/metrics",
 )  # fmt: skip
 """Absolute paths and routes that mean the same to every reader."""
 HOSTS = {"127.0.0.1", "host", "clickhouse.my-lab.example", "example.org", "hub.example.org", "www.w3.org"}
