@@ -13,7 +13,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from syndb_common.errors import LimitExceeded
+from syndb_common.errors import DataError, LimitExceeded
 from syndb_common.syql import Plan, conform, partial_schema
 from syndb_hub.federation.rows import Rows
 
@@ -116,30 +116,38 @@ class Whole:
 
 
 class Union:
-    """All rows of all parts as one result, in no order: what the hub's half of such a plan amounts to."""
+    """All rows of all parts as one result: what the hub's half of such a plan amounts to. Nodes put their parts in the
+    plan's order, and the rows go on with what they are ordered by."""
 
     def __init__(self, plan: Plan, rows: Rows) -> None:
         self._rows = rows
         self.expected = partial_schema(plan)
-        self._width = len(plan.outputs)
-        fields = [self.expected.field(i).with_name(output.name) for i, output in enumerate(plan.outputs)]
+        names = [output.name for output in plan.outputs]
+        fields = [field.with_name(names[i]) if i < len(names) else field for i, field in enumerate(self.expected)]
         self._schema = pa.schema(fields)
+        self._descending = tuple(order.descending for order in plan.order_by)
         self.failure: BaseException | None = None
 
     @staticmethod
     def suits(plan: Plan) -> bool:
         """Whether the answer is the union of the parts, but for LIMIT and OFFSET."""
-        return not plan.is_aggregate and not plan.order_by
+        return not plan.is_aggregate
 
     def open(self) -> None:
         """Begin the result; blocks."""
-        self._rows.open(self._schema)
+        self._rows.open(self._schema, self._descending)
 
     def add(self, part: int, batch: pa.RecordBatch) -> None:
-        """Write checked rows of a part. What fails here is the hub's fault, and ends the query."""
-        columns = batch.columns[: self._width]
+        """Write checked rows of a part. What fails here is the hub's fault, and ends the query, unless the rows are
+        not in order.
+
+        Raises:
+            DataError: they are not.
+        """
         try:
-            self._rows.add(part, pa.RecordBatch.from_arrays(columns, schema=self._schema))
+            self._rows.add(part, pa.RecordBatch.from_arrays(batch.columns, schema=self._schema))
+        except DataError:
+            raise
         except BaseException as error:
             self.failure = self.failure or error
             raise

@@ -20,7 +20,7 @@ from sqlglot import exp
 from actors.directory import HUB, Cluster, Directory
 from syndb_common import tracing
 from syndb_common.engine.interface import Engine, Limits
-from syndb_common.errors import InvalidRequest, SynDBError, Unavailable, UnknownName
+from syndb_common.errors import DeadlineExceeded, InvalidRequest, SynDBError, Unavailable, UnknownName
 from syndb_common.metrics import QUERY_SECONDS, timed
 from syndb_common.syql import Plan, Query, Scope, parse, partial_schema, plan, to_clickhouse
 from syndb_common.tables.versions import PublishedVersion
@@ -151,9 +151,13 @@ class FederatedQueries:
         union = Union(planned.plan, rows) if Union.suits(planned.plan) else None
 
         async def end(parts: Sequence[Part], left: float) -> int:
-            if union is not None:
-                return await rows.select(planned.plan.offset, planned.plan.limit)
-            return await rows.write(await self._merge(planned, parts, left))
+            if union is None:
+                return await rows.write(await self._merge(planned, parts, left))
+            try:
+                with trio.fail_after(left):
+                    return await rows.select(planned.plan.offset, planned.plan.limit)
+            except trio.TooSlowError:
+                raise DeadlineExceeded("the rows came, but were not put together in time") from None
 
         return await self._answer(planned, union, end, began, seconds, require, named=cluster_ids is not None)
 

@@ -13,12 +13,21 @@ class Rows(Protocol):
     The first three block and may be called from any thread.
     """
 
-    def open(self, schema: pa.Schema) -> None:
-        """Say what columns there will be; called once, first."""
+    def open(self, schema: pa.Schema, descending: tuple[bool, ...] = ()) -> None:
+        """Say what columns there will be; called once, first.
+
+        Args:
+            descending: what the answer is ordered by, NULL last: as many columns follow those of the answer, and the
+                rows of each part come in this order.
+        """
         ...
 
     def add(self, part: int, batch: pa.RecordBatch) -> None:
-        """Take rows of a part; returns when they are written."""
+        """Take rows of a part, of which no other is taken meanwhile; returns when they are written.
+
+        Raises:
+            DataError: they do not come in the order that was said.
+        """
         ...
 
     def drop(self, part: int) -> None:

@@ -2,6 +2,8 @@
 
 Parts of a result write their batches into one file side by side, each as it comes. When a part breaks off, or only
 some of the rows are wanted, the file is written again without the others: that is rare, and costs no more than a copy.
+A result in order is always written again, merged from its parts (:mod:`.merging`): so a part that is slow or breaks off
+late spoils nothing and holds nobody up, and a batch of each part is all that is held.
 """
 
 from __future__ import annotations
@@ -11,17 +13,21 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import trio
 
-from syndb_common.errors import Cancelled, LimitExceeded, Unavailable
+from syndb_common.errors import Cancelled, DataError, LimitExceeded, Unavailable
+from syndb_hub.jobs.merging import Order, Place, merged
 from syndb_hub.store.jobs import StoredResult
 
 ROWS_PER_BATCH = 65_536
 """Rows of a record batch in a result file: what a reader has to hold at a time."""
+ROWS_TO_MERGE = 8_192
+"""Rows of a record batch that waits to be merged: what is held of each part, about a megabyte."""
 
 
 class ResultWriter:
@@ -40,18 +46,22 @@ class ResultWriter:
         self._file: _Hashed | None = None
         self._writer: Any = None
         self._schema: pa.Schema | None = None
+        self._order: Order | None = None
+        self._reached: dict[int, Place] = {}
         self._parts: list[int] = []
         self._dropped: set[int] = set()
         self._rows = 0
+        self._given_up = False
         self._lock = threading.Lock()
 
-    def open(self, schema: pa.Schema) -> None:
+    def open(self, schema: pa.Schema, descending: tuple[bool, ...] = ()) -> None:
         """See the protocol.
 
         Raises:
             Unavailable: the folder cannot be written.
         """
         with self._lock, _disk():
+            self._order = Order(schema, descending) if descending else None
             self._open(self._path, schema)
 
     def add(self, part: int, batch: pa.RecordBatch) -> None:
@@ -59,14 +69,19 @@ class ResultWriter:
 
         Raises:
             Cancelled: the part was dropped, or the result was given up.
+            DataError: the rows do not come in the order that was said.
             LimitExceeded: the result is larger than one may be.
             Unavailable: the disk does not take it.
         """
-        for start in range(0, batch.num_rows, ROWS_PER_BATCH):
+        most = ROWS_PER_BATCH if self._order is None else ROWS_TO_MERGE
+        for start in range(0, batch.num_rows, most):
+            piece = batch.slice(start, most)
+            if self._order is not None:
+                self._check_order(self._order, part, piece)
             with self._lock, _disk():
                 if self._writer is None or part in self._dropped:
                     raise Cancelled("nobody waits for these rows any more")
-                self._put(part, batch.slice(start, ROWS_PER_BATCH))
+                self._put(part, piece)
 
     def drop(self, part: int) -> None:
         """See the protocol."""
@@ -75,7 +90,13 @@ class ResultWriter:
 
     async def select(self, offset: int, limit: int | None) -> int:
         """See the protocol."""
-        return await trio.to_thread.run_sync(self._select, offset, limit, limiter=self._limiter)
+        try:
+            return await trio.to_thread.run_sync(
+                self._select, offset, limit, abandon_on_cancel=True, limiter=self._limiter
+            )
+        except trio.Cancelled:
+            self._given_up = True
+            raise
 
     async def write(self, table: pa.Table) -> int:
         """See the protocol."""
@@ -120,6 +141,8 @@ class ResultWriter:
 
     def _put(self, part: int, batch: pa.RecordBatch) -> None:
         assert self._file is not None
+        if self._given_up:
+            raise Cancelled("nobody waits for this result any more")
         self._writer.write_batch(batch)
         self._parts.append(part)
         self._rows += batch.num_rows
@@ -134,9 +157,17 @@ class ResultWriter:
         if self._file is not None:
             self._file.close()
 
+    def _check_order(self, order: Order, part: int, batch: pa.RecordBatch) -> None:
+        """What is foreign is merged only when it is in order: otherwise the answer would not be."""
+        reached, first = self._reached.get(part), order.place(batch, 0)
+        if (reached is not None and first < reached) or not order.is_sorted(batch):
+            raise DataError("its rows are not in the order that was asked for")
+        self._reached[part] = order.place(batch, batch.num_rows - 1)
+
     def _select(self, offset: int, limit: int | None) -> int:
         with self._lock, _disk():
-            if not self._dropped and not offset and (limit is None or self._rows <= limit):
+            whole = not self._dropped and not offset and (limit is None or self._rows <= limit)
+            if self._order is None and whole:
                 return self._rows
             parts, schema = self._parts, self._schema
             self._writer.close()
@@ -144,17 +175,26 @@ class ResultWriter:
             everything = self._path.with_suffix(".all.part")
             self._path.replace(everything)
             try:
-                self._open(self._path, schema)
-                with pa.memory_map(str(everything)) as source:
-                    reader = pa.ipc.open_file(source)
-                    wanted = (
-                        reader.get_batch(i) for i in range(reader.num_record_batches) if parts[i] not in self._dropped
-                    )
-                    for batch in _between(wanted, offset, limit):
-                        self._put(0, batch)
+                self._open(self._path, schema if self._order is None else self._order.answer)
+                # Not mapped into memory: pages that were read would count as this process's.
+                with pa.OSFile(str(everything)) as source:
+                    for batch in _between(self._wanted(pa.ipc.open_file(source), parts), offset, limit):
+                        for start in range(0, batch.num_rows, ROWS_PER_BATCH):
+                            self._put(0, batch.slice(start, ROWS_PER_BATCH))
             finally:
                 everything.unlink()
             return self._rows
+
+    def _wanted(self, reader: Any, parts: list[int]) -> Iterator[pa.RecordBatch]:
+        """The batches of the parts that are complete, in order where there is one."""
+        places: dict[int, list[int]] = {}
+        for place, part in enumerate(parts):
+            if part not in self._dropped:
+                places.setdefault(part if self._order else 0, []).append(place)
+        read = [map(reader.get_batch, found) for found in places.values()]
+        if self._order is None:
+            return chain.from_iterable(read)
+        return map(self._order.without, merged(read, self._order))
 
 
 def too_large(size: int, most: int) -> LimitExceeded:

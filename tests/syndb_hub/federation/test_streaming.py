@@ -15,7 +15,7 @@ from actors.directory import Cluster, Directory, Health
 from syndb_common.engine.local import LocalEngine
 from syndb_common.errors import LimitExceeded, PeerUnavailable, SynDBError, Unavailable
 from syndb_common.messages import Acknowledged, AnalyticsQuery, AnalyticsResult, CancelQuery
-from syndb_common.syql import Scope, partial_schema
+from syndb_common.syql import Plan, Scope, partial_schema
 from syndb_hub.federation.fan_out import FanOut
 from syndb_hub.federation.queries import FederatedQueries
 from syndb_hub.jobs.writing import ResultWriter
@@ -51,7 +51,9 @@ class Nodes:
             if isinstance(answer, SynDBError):
                 raise answer
             table = some_rows(partial_schema(message.plan), answer if isinstance(answer, int) else 5, node.record.name)
-            return AnalyticsResult(inline=to_ipc(table) if isinstance(answer, int) else answer(table))
+            return AnalyticsResult(
+                inline=to_ipc(in_order(table, message.plan)) if isinstance(answer, int) else answer(table)
+            )
 
         return Peer({AnalyticsQuery: compute, CancelQuery: lambda message: Acknowledged()})
 
@@ -65,6 +67,11 @@ def some_rows(schema: pa.Schema, count: int, name: str) -> pa.Table:
         return pa.array([None, *values[1:]] if values else [], pa.string() if pa.types.is_string(kind) else pa.int64())
 
     return pa.table([column(field.type).cast(field.type) for field in schema], schema)
+
+
+def in_order(table: pa.Table, plan: Plan) -> pa.Table:
+    keys = [(f"__o{i}", "descending" if each.descending else "ascending") for i, each in enumerate(plan.order_by)]
+    return table.sort_by(keys) if keys else table
 
 
 @pytest.fixture
@@ -107,10 +114,25 @@ async def test_limit_and_offset_count_over_all_nodes(writer: ResultWriter, tmp_p
     assert (provenance.rows, read(writer, tmp_path).num_rows) == (9, 9)
 
 
-async def test_an_answer_in_order_is_merged(merger: LocalEngine, writer: ResultWriter, tmp_path: Path) -> None:
-    text = "SELECT synapse_count FROM synapses ORDER BY synapse_count DESC LIMIT 4"
-    await Nodes(merger, {"worm": 7, "fly": 5}).run_into(text, writer)
-    assert read(writer, tmp_path)["synapse_count"].to_pylist() == [6, 5, 4, 4]
+async def test_an_answer_in_order_is_put_together_from_the_order_of_its_parts(
+    writer: ResultWriter, tmp_path: Path
+) -> None:
+    text = "SELECT synapse_count FROM synapses ORDER BY synapse_count DESC, cid LIMIT 4 OFFSET 1"
+    provenance = await Nodes(None, {"worm": 7, "fly": 5, "fish": 0}).run_into(text, writer)
+    found = read(writer, tmp_path)
+    assert found.to_pydict() == {"synapse_count": [5, 4, 4, 3]}
+    assert (provenance.rows, provenance.complete) == (4, True)
+
+
+async def test_a_part_that_is_not_in_order_is_refused_and_the_others_answer(
+    writer: ResultWriter, tmp_path: Path
+) -> None:
+    text = "SELECT synapse_count FROM synapses ORDER BY synapse_count"
+    nodes = Nodes(None, {"worm": 3, "fly": to_ipc})  # whose NULL comes first
+    provenance = await nodes.run_into(text, writer)
+    causes = {outcome.cluster: outcome.cause for outcome in provenance.nodes}
+    assert "not in the order" in causes["fly"]
+    assert read(writer, tmp_path).to_pydict() == {"synapse_count": [1, 2, None]}
 
 
 async def test_an_aggregate_is_merged(merger: LocalEngine, writer: ResultWriter, tmp_path: Path) -> None:
