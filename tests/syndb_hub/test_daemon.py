@@ -164,7 +164,7 @@ async def join(hub: Hub, name: str, password: str, identity: Identity | None = N
 
 
 async def test_a_password_changes_without_a_moment_at_which_nodes_cannot_join(start: Start, config: Path) -> None:
-    hub = await trio.to_thread.run_sync(start)
+    hub = start()
 
     async def reload(*words: str, number: int) -> None:
         await trio.run_process(command("syndb-hub", *words, "--config", str(config)))
@@ -183,7 +183,7 @@ async def test_a_password_changes_without_a_moment_at_which_nodes_cannot_join(st
 
 
 async def test_an_invitation_admits_one_node_until_it_is_revoked(start: Start, config: Path) -> None:
-    hub = await trio.to_thread.run_sync(start)
+    hub = start()
     where = ("--config", str(config))
     invite = command("syndb-hub", "invite", *where, "--name", "worm-lab", "--address", hub.addresses[0])
     made = await trio.run_process(invite, capture_stdout=True)
@@ -206,7 +206,7 @@ async def test_an_invitation_admits_one_node_until_it_is_revoked(start: Start, c
 async def test_the_next_key_is_told_to_those_who_join_and_is_the_hubs_after_the_change(
     start: Start, config: Path
 ) -> None:
-    hub = await trio.to_thread.run_sync(start)
+    hub = start()
     where = ("--config", str(config))
     assert (await join(hub, "worm-lab", "first")).next_hub_peer_id == ""
     made = await trio.run_process(command("syndb-hub", "key", "next", *where), capture_stdout=True)
@@ -220,7 +220,7 @@ async def test_the_next_key_is_told_to_those_who_join_and_is_the_hubs_after_the_
     refused = await trio.run_process(command("syndb-hub", "key", "change", *where), check=False, capture_stderr=True)
     assert b"fly-lab" in refused.stderr
     await trio.run_process(command("syndb-hub", "key", "change", *where, "--force"))
-    changed = await trio.to_thread.run_sync(start)
+    changed = start()
     assert changed.peer_id == coming
     # The password of a person is stretched with the PeerId: hub and node follow the change alike.
     assert (await join(changed, "mouse-lab", "first")).next_hub_peer_id == ""
