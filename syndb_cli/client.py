@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import httpx
 
 DEFAULT_URL = "http://127.0.0.1:8080"
+MAKING_SECONDS = 3600.0
+"""How long the hub may take to make a file that it then sends."""
+MAKING_PAUSE_SECONDS = 1.0
 POLL_SECONDS = 10.0
 """How long one request waits at the hub for a job to finish, before the progress display is refreshed."""
 
@@ -91,16 +94,30 @@ class Connection:
     ) -> Iterator[httpx.Response]:
         """GET, to be read while the block lasts; 416, which says that no more is there, is an answer too.
 
+        While the hub answers that it makes the file, it is asked again.
+
         Raises:
             SynDBError, IncompleteResult: as of :meth:`download`.
+            DeadlineExceeded: also where the file was not made within an hour.
         """
         import httpx
 
         sent = {**self._headers, "accept-encoding": "identity", **(headers or {})}
-        with (
-            self._failures(seconds),
-            httpx.stream("GET", self.url + path, headers=sent, timeout=seconds, **options) as got,
-        ):
+        until = time.monotonic() + MAKING_SECONDS
+        with self._failures(seconds), contextlib.ExitStack() as stack:
+            while True:
+                got = stack.enter_context(
+                    httpx.stream("GET", self.url + path, headers=sent, timeout=seconds, **options)
+                )
+                if got.status_code != 202:
+                    break
+                stack.pop_all().close()
+                if time.monotonic() > until:
+                    raise DeadlineExceeded(
+                        f"{self.url} has not made the file within {MAKING_SECONDS:g} s",
+                        hint="It goes on; ask again later.",
+                    )
+                time.sleep(MAKING_PAUSE_SECONDS)
             if got.is_error and got.status_code != 416:
                 got.read()
                 raise error_of(got)

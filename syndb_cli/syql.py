@@ -29,6 +29,7 @@ class Format(enum.StrEnum):
     JSON = "json"
     ARROW = "arrow"
     PARQUET = "parquet"
+    ARCHIVE = "tar.xz"
 
 
 def syql(
@@ -85,7 +86,8 @@ def _form(wanted: Format | None, output: Path | None) -> Format:
     if not output.parent.is_dir():
         raise InvalidRequest(f"the folder {output.parent} does not exist")
     files: dict[str, Format] = {f".{form}": form for form in Format if form is not Format.TABLE}
-    found = wanted or files.get(output.suffix.lower(), Format.TABLE)
+    named = (form for ending, form in files.items() if output.name.lower().endswith(ending))
+    found = wanted or next(named, Format.TABLE)
     if found is Format.TABLE:
         raise InvalidRequest(
             f"the format of {output} is not known", hint="Use --format, or a name that ends with " + ", ".join(files)

@@ -1,11 +1,13 @@
 """What the hub's Flight server asks: who presents a token, and to run, show and stop the queries of users.
 
+The rows of a whole version are a query too, which every node's policy decides about, and have to be all of them.
+
 The server itself lives in the engine process (:mod:`syndb_common.flight.server`); users and jobs are known here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -13,11 +15,13 @@ from uuid import UUID
 import trio
 
 from syndb_common.engine.asked import Answers
-from syndb_common.errors import Cancelled, Conflict, DeadlineExceeded, ErrorBody, SynDBError
+from syndb_common.errors import Cancelled, Conflict, DeadlineExceeded, ErrorBody, InvalidRequest, SynDBError
 from syndb_common.flight.queries import RUN_SECONDS
 from syndb_common.syql.plan import Scope
 from syndb_hub.auth.tokens import TokenService
+from syndb_hub.downloads import check_rows, rows_query, select, tables_of
 from syndb_hub.federation.service import Provenance, Queries, Require
+from syndb_hub.federation.targets import Holding
 from syndb_hub.jobs.runner import JobRunner
 from syndb_hub.store.jobs import Job, JobStatus
 
@@ -35,10 +39,18 @@ class FlightUsers:
         tokens: knows the users.
         queries: checks queries before they become jobs.
         jobs: runs them.
+        holdings: what may be seen, with its holders.
     """
 
-    def __init__(self, tokens: TokenService, queries: Queries, jobs: JobRunner) -> None:
+    def __init__(
+        self,
+        tokens: TokenService,
+        queries: Queries,
+        jobs: JobRunner,
+        holdings: Callable[[], Awaitable[Sequence[Holding]]],
+    ) -> None:
         self._tokens = tokens
+        self._holdings = holdings
         self._queries = queries
         self._jobs = jobs
 
@@ -48,6 +60,7 @@ class FlightUsers:
         return {
             "authenticate": self.authenticate,
             "run": self.run,
+            "table": self.table,
             "result": self.result,
             "status": self.status,
             "cancel": self.cancel,
@@ -74,6 +87,33 @@ class FlightUsers:
         clusters = None if cluster_ids is None else [UUID(each) for each in cluster_ids]
         await self._queries.check(query, scope=wanted, cluster_ids=clusters)
         job = await self._jobs.submit(query, owner=owner, scope=wanted, cluster_ids=clusters, require=require)
+        return await self._ended(job)
+
+    async def table(self, *, owner: str, dataset: str, version: int | None, table: str | None) -> dict[str, Any]:
+        """Fetch a table of a version, the newest unless told, as a job and say where its rows are.
+
+        Raises:
+            InvalidRequest: the version does not have the table, or has several and none was named.
+            IncompleteResult: fewer rows came than were published.
+            SynDBError: there is no such version, or its rows were refused or could not be had.
+        """
+        found = select(await self._holdings(), dataset, version)
+        tables = tables_of(found, None if table is None else [table])
+        if len(tables) != 1:
+            raise InvalidRequest(
+                f"{found.metadata.dataset} version {found.version} has {len(tables)} tables: name one",
+                hint=f"It has: {', '.join(tables)}.",
+            )
+        (name,) = tables
+        job = await self._jobs.submit(rows_query(found, name), owner=owner, scope=Scope.FEDERATION, require="all")
+        answer = await self._ended(job)
+        check_rows(found, name, answer["rows"])
+        which = {"dataset": found.metadata.dataset, "dataset_id": str(found.dataset_id), "version": found.version}
+        about = {**answer["about"], **which, "table": name, "content_hash": found.content_hash}
+        return {**answer, "about": about}
+
+    async def _ended(self, job: Job) -> dict[str, Any]:
+        """Where the result of a job is once it has ended; stopped when nobody waits for it any more."""
         try:
             job = await self._jobs.wait(job.id, RUN_SECONDS)
         except trio.Cancelled:
@@ -81,7 +121,7 @@ class FlightUsers:
                 stopping.shield = True
                 await self._stop(job)
             raise
-        return await self.result(job_id=str(job.id), owner=owner)
+        return await self.result(job_id=str(job.id), owner=job.owner)
 
     async def result(self, *, job_id: str, owner: str | None) -> dict[str, Any]:
         """Where the result of a job is: its file, and what its readers should know.

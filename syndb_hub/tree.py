@@ -221,7 +221,7 @@ class _Parts:
             measurements=self._measurements,
         )
         self._jobs = JobRunner(store, self._queries, results, settings.jobs)
-        answers.update(FlightUsers(TokenService(store), self._queries, self._jobs).answers)
+        answers.update(FlightUsers(TokenService(store), self._queries, self._jobs, self._holdings).answers)
         self._downloads = Downloads(
             settings.data_dir / "objects" / "downloads", self._jobs, self._holdings, settings.jobs
         )

@@ -1,7 +1,8 @@
 """Several files as one ``.tar.xz``: readable by every system's own tools.
 
-The Parquet files inside are compressed already, column by column, which xz cannot improve on (measured: less than one
-per cent, for ten times the time). So xz is told not to try hard; it frames the archive and guards it with checksums.
+The Parquet files inside are compressed already, column by column. xz's usual effort takes 10 % off them, at less than
+1 MB/s (measured on a million synapses with their ids, 101 MB of Parquet); the little effort it is told to make here
+takes off 0.3 %, six times as fast. It frames the archive and guards it with checksums.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, cast
+
+from syndb_common.exporting.writers import MEDIA_TYPES, FileFormat
 
 _LITTLE_EFFORT = [
     {
@@ -26,6 +30,25 @@ _LITTLE_EFFORT = [
         "depth": 1,
     }
 ]
+
+
+class ExportFormat(StrEnum):
+    """Forms in which rows leave: one archive of Parquet files with what they are, or a file for each table."""
+
+    ARCHIVE = "tar.xz"
+    ARROW = "arrow"
+    PARQUET = "parquet"
+    CSV = "csv"
+
+    @property
+    def of_tables(self) -> FileFormat:
+        """The format of each table's rows; in an archive it is Parquet."""
+        return FileFormat.PARQUET if self is ExportFormat.ARCHIVE else FileFormat(self.value)
+
+    @property
+    def media_type(self) -> str:
+        """Of a file in this form."""
+        return "application/x-xz" if self is ExportFormat.ARCHIVE else MEDIA_TYPES[self.of_tables]
 
 
 @dataclass(frozen=True, slots=True)

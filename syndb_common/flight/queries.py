@@ -27,7 +27,7 @@ MAX_TEXT = 100_000
 
 
 class Command(BaseModel):
-    """A query to run, as POST /v1/syql/exec takes it, or a job that has completed."""
+    """A query to run, as POST /v1/syql/exec takes it, a table of a whole version, or a job that has completed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,12 +35,17 @@ class Command(BaseModel):
     scope: Literal["local", "remote", "federation"] | None = None
     cluster_ids: tuple[UUID, ...] | None = Field(None, max_length=1000)
     require: Literal["any", "all"] = "any"
+    dataset: str | None = Field(None, min_length=1, max_length=100)
+    version: int | None = Field(None, ge=1, le=2**32 - 1)
+    table: str | None = Field(None, min_length=1, max_length=100)
     job_id: UUID | None = None
 
     @model_validator(mode="after")
-    def _is_one_of_both(self) -> Command:
-        if (self.query is None) == (self.job_id is None):
-            raise ValueError("name either a query or a job_id")
+    def _is_one_of_them(self) -> Command:
+        if [self.query, self.dataset, self.job_id].count(None) != 2:
+            raise ValueError("name either a query, a dataset or a job_id")
+        if self.dataset is None and (self.version is not None or self.table is not None):
+            raise ValueError("version and table go with a dataset")
         return self
 
 
@@ -68,7 +73,10 @@ class Queries:
         command = sql.parse(content)
         if isinstance(command, sql.SqlInfo):
             return flight.FlightInfo(sql.SQL_INFO_SCHEMA, descriptor, [flight.FlightEndpoint(content, [])])
-        asked = Command(query=_bounded(command.text)) if command is not None else _command(content)
+        if descriptor.path:
+            asked = _named(descriptor.path)
+        else:
+            asked = Command(query=_bounded(command.text)) if command is not None else _command(content)
         answer = self._run(caller, asked, gone)
         parts = parts_of(Path(answer["path"]))
         tickets = self._offers.make_all(parts, caller.digest)
@@ -93,6 +101,9 @@ class Queries:
     def _run(self, caller: Caller, command: Command, gone: Callable[[], bool]) -> dict[str, Any]:
         if command.job_id is not None:
             return self._ask("result", ASK_SECONDS, job_id=str(command.job_id), owner=_owner(caller))
+        if command.dataset is not None:
+            which = {"dataset": command.dataset, "version": command.version, "table": command.table}
+            return self._ask("table", RUN_SECONDS, gone=gone, owner=caller.id, **which)
         return self._ask(
             "run",
             RUN_SECONDS,
@@ -125,6 +136,16 @@ def _command(content: bytes) -> Command:
     if content.lstrip()[:1] == b"{":
         return parse(Command, content, max_bytes=8 * MAX_TEXT)
     return Command(query=_bounded(sql.text(content)))
+
+
+def _named(path: list[bytes]) -> Command:
+    """A path: a data set, or ``NAME@VERSION``, and one of its tables."""
+    dataset, *table = [sql.text(part) for part in path]
+    name, at, number = dataset.rpartition("@")
+    which = {"dataset": name, "version": number} if at else {"dataset": dataset}
+    if len(table) > 1:
+        raise InvalidRequest("a path has a data set and a table", hint='for_path("NAME@2", "neurons")')
+    return parse(Command, json.dumps({**which, **({"table": table[0]} if table else {})}).encode())
 
 
 def _bounded(text: str) -> str:

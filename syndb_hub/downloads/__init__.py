@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from syndb_hub.downloads.download import Download, DownloadedFile, DownloadFormat
+from syndb_hub.downloads.download import Download, DownloadedFile
 from syndb_hub.downloads.keeper import Downloads
+from syndb_hub.downloads.versions import check_rows, rows_query, select, tables_of
 
-__all__ = ["Download", "DownloadFormat", "DownloadedFile", "Downloads"]
+__all__ = ["Download", "DownloadedFile", "Downloads", "check_rows", "rows_query", "select", "tables_of"]

@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from syndb_common.errors import ErrorBody
-from syndb_common.exporting import FileFormat
+from syndb_common.exporting import ExportFormat
 from syndb_hub.store.jobs import JobStatus
-
-ARCHIVE_MEDIA_TYPE = "application/x-xz"
-
-
-class DownloadFormat(StrEnum):
-    """Forms of a whole version: one archive, or a file for each table and one that describes them."""
-
-    ARCHIVE = "tar.xz"
-    ARROW = "arrow"
-    PARQUET = "parquet"
-    CSV = "csv"
-
-    @property
-    def of_tables(self) -> FileFormat:
-        """The format of each table's rows; in an archive it is Parquet."""
-        return FileFormat.PARQUET if self is DownloadFormat.ARCHIVE else FileFormat(self.value)
 
 
 class DownloadedFile(BaseModel):
@@ -59,7 +42,7 @@ class Download(BaseModel):
     dataset_id: UUID
     version: int
     content_hash: str
-    format: DownloadFormat
+    format: ExportFormat
     tables: tuple[str, ...]
     status: JobStatus
     created_at: datetime

@@ -18,12 +18,13 @@ import trio
 from pydantic import ValidationError
 
 from syndb_common import tracing
-from syndb_common.errors import Conflict, InvalidRequest, NotFound, SynDBError, TooManyRequests, Unavailable
-from syndb_common.exporting import Sink, save
+from syndb_common.errors import Conflict, NotFound, SynDBError, TooManyRequests, Unavailable
+from syndb_common.exporting import ExportFormat, Sink, save
 from syndb_common.tables.versions import PublishedVersion
-from syndb_hub.downloads.download import Download, DownloadedFile, DownloadFormat
+from syndb_hub.downloads.download import Download, DownloadedFile
 from syndb_hub.downloads.preparing import prepare
-from syndb_hub.federation.targets import Holding, check_names, versions
+from syndb_hub.downloads.versions import select, tables_of
+from syndb_hub.federation.targets import Holding
 from syndb_hub.jobs import JobRunner, JobStatus
 from syndb_hub.settings import JobSettings
 
@@ -97,7 +98,7 @@ class Downloads:
         self,
         dataset: str,
         version: int | None,
-        form: DownloadFormat,
+        form: ExportFormat,
         *,
         owner: str,
         tables: Sequence[str] | None = None,
@@ -118,7 +119,7 @@ class Downloads:
             TooManyRequests: too many are being prepared.
         """
         published = select(await self._holdings(), dataset, version)
-        chosen = _tables(published, tables)
+        chosen = tables_of(published, tables)
         if (nursery := self._nursery) is None:
             raise Unavailable("the hub prepares no downloads right now: it is starting or stopping", hint="Try again.")
         download = Download(
@@ -253,34 +254,6 @@ class Downloads:
             except (OSError, ValidationError):  # being prepared when the hub ended
                 shutil.rmtree(folder, ignore_errors=True)
         return found
-
-
-def select(holdings: Sequence[Holding], dataset: str, version: int | None) -> PublishedVersion:
-    """The version of that number, or the newest, of the data set with this name or id.
-
-    Raises:
-        NotFound: nobody holds it.
-        Conflict: the name is that of two data sets.
-    """
-    named = [holding for holding in holdings if dataset in (holding.version.metadata.dataset, str(holding.key[0]))]
-    check_names(named)
-    found = {each.version: each for each in versions(named)}
-    if not found:
-        raise NotFound(f"no data set {dataset[:100]}", hint="`syndb federation clusters` shows what there is.")
-    number = max(found) if version is None else version
-    if number not in found:
-        there = ", ".join(str(each) for each in sorted(found))
-        raise NotFound(f"{dataset} has no version {number}", hint=f"There are: {there}.")
-    return found[number]
-
-
-def _tables(version: PublishedVersion, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    there = [table for table, rows in version.row_counts.items() if rows]
-    if missing := sorted(set(wanted or ()) - set(there)):
-        raise InvalidRequest(
-            f"this version has no {', '.join(missing)[:200]}", hint=f"It has: {', '.join(sorted(there))}."
-        )
-    return tuple(table for table in there if wanted is None or table in wanted)
 
 
 def _note(folder: Path, download: Download) -> None:

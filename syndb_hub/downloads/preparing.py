@@ -15,6 +15,7 @@ import trio
 from syndb_common.errors import IncompleteResult, SynDBError
 from syndb_common.exporting import (
     METADATA_FILE,
+    ExportFormat,
     Member,
     Saved,
     Sink,
@@ -26,7 +27,8 @@ from syndb_common.exporting import (
 )
 from syndb_common.syql.plan import Scope
 from syndb_common.tables.versions import PublishedVersion
-from syndb_hub.downloads.download import Download, DownloadedFile, DownloadFormat
+from syndb_hub.downloads.download import Download, DownloadedFile
+from syndb_hub.downloads.versions import check_rows, rows_query
 from syndb_hub.jobs import Job, JobRunner, JobStatus
 
 _writing = trio.CapacityLimiter(2)
@@ -68,8 +70,7 @@ async def prepare(
 async def _table(
     download: Download, version: PublishedVersion, table: str, path: Path, jobs: JobRunner, max_bytes: int
 ) -> Saved:
-    which = f"dataset_id = '{version.dataset_id}' AND version = {version.version}"
-    query = f"SELECT * FROM {table} WHERE {which}"  # noqa: S608 - SyQL, of a published version's own names
+    query = rows_query(version, table)
     job = await jobs.submit(query, owner=download.owner, scope=Scope.FEDERATION, require="all")
     try:
         job = await _completed(jobs, job)
@@ -78,11 +79,7 @@ async def _table(
     finally:
         with trio.CancelScope(shield=True):
             await _drop(jobs, job.id)
-    expected = version.row_counts.get(table, 0)
-    if saved.rows != expected:
-        raise IncompleteResult(
-            f"{saved.rows:,} of {expected:,} rows of {table} came", hint="Ask again; if it stays so, tell the owner."
-        )
+    check_rows(version, table, saved.rows)
     return saved
 
 
@@ -102,7 +99,7 @@ async def _drop(jobs: JobRunner, job_id: UUID) -> None:
         await jobs.discard(job_id)
 
 
-def _write(form: DownloadFormat, result: Path, path: Path, max_bytes: int) -> Saved:
+def _write(form: ExportFormat, result: Path, path: Path, max_bytes: int) -> Saved:
     schema, batches = read_batches(result)
     return save(path, lambda sink: write_rows(form.of_tables, sink, schema, batches), max_bytes=max_bytes)
 
@@ -124,7 +121,7 @@ def _finish(
     path = folder / METADATA_FILE
     saved = save(path, describe, max_bytes=max(max_bytes, len(described)))
     files = [*files, DownloadedFile(name=METADATA_FILE, bytes=saved.bytes, sha256=saved.sha256)]
-    if download.format is not DownloadFormat.ARCHIVE:
+    if download.format is not ExportFormat.ARCHIVE:
         return tuple(files)
     name = f"{download.folder}.tar.xz"
     members = [Member(file.name, folder / file.name) for file in files]

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import trio
 
 from syndb_common import exporting
-from syndb_common.exporting import FileFormat
+from syndb_common.exporting import ExportFormat
 from syndb_common.exporting.text import as_text
 
 
@@ -22,11 +22,12 @@ class Format(StrEnum):
     ARROW = "arrow"
     CSV = "csv"
     PARQUET = "parquet"
+    ARCHIVE = "tar.xz"
     JSON = "json"
 
 
 MEDIA_TYPES = {
-    **{Format(form.value): exporting.MEDIA_TYPES[form] for form in FileFormat},
+    **{Format(form.value): form.media_type for form in ExportFormat},
     Format.JSON: "application/json",
 }
 

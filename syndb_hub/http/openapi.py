@@ -55,6 +55,8 @@ def _describe(operation: Operation, references: dict[Any, Schema], schemas: dict
     summary, _, description = (inspect.getdoc(operation.handler) or "").partition("\n")
     problem = {"application/json": {"schema": references[Problem, "serialization"]}}
     responses: dict[str, Schema] = {"200": {"description": "OK", "content": _content(operation, references)}}
+    if operation.later:
+        responses["202"] = {"description": operation.later, "content": {"application/json": {"schema": {}}}}
     if operation.parameters:
         responses["400"] = {"description": "The request is not valid; the error names the field", "content": problem}
     if operation.right is not None:

@@ -62,6 +62,7 @@ class Operation:
     Attributes:
         right: what the caller's token must carry; None for everybody.
         produces: media types of the answer when it is not JSON.
+        later: what 202 means, where that may be the answer.
         body_bytes: largest body; strangers should be given little room.
     """
 
@@ -71,6 +72,7 @@ class Operation:
     right: Right | None
     tag: str
     produces: tuple[str, ...]
+    later: str
     body_bytes: int
     parameters: dict[str, type[BaseModel]]
     returns: type[BaseModel] | None
@@ -145,6 +147,7 @@ class Operations:
         *,
         right: Right | None,
         produces: tuple[str, ...] = (),
+        later: str = "",
         body_bytes: int = JSON_BYTES,
     ) -> Callable[[Handler], Handler]:
         """Declare an operation; see the module for what its coroutine looks like."""
@@ -155,7 +158,7 @@ class Operations:
             parameters = {where: hints[where] for where in _READERS if where in hints}
             returns = returned if issubclass(returned, BaseModel) else None
             self.all.append(
-                Operation(method, path, handler, right, self.tag, produces, body_bytes, parameters, returns)
+                Operation(method, path, handler, right, self.tag, produces, later, body_bytes, parameters, returns)
             )
             return handler
 

@@ -25,6 +25,7 @@ class ResultFiles:
     def __init__(self, folder: Path, *, max_result_bytes: int) -> None:
         self._folder = folder
         self._max_result_bytes = max_result_bytes
+        self._intact: dict[UUID, tuple[int, int]] = {}  # time of the last change and size, when they were compared
         self._limiter = trio.CapacityLimiter(4)
 
     def path(self, job_id: UUID) -> Path:
@@ -60,7 +61,7 @@ class ResultFiles:
         return await trio.to_thread.run_sync(self._keep, job_id, writer, limiter=self._limiter)
 
     async def verified(self, job_id: UUID, kept: StoredResult) -> Path:
-        """The file of a result, after its checksum was compared.
+        """The file of a result, after its checksum was compared; not again while the file is as it was then.
 
         Raises:
             NotFound: it is gone.
@@ -70,6 +71,7 @@ class ResultFiles:
 
     async def remove(self, job_id: UUID) -> None:
         """Delete a result; nothing happens when there is none."""
+        self._intact.pop(job_id, None)
         unlink = partial(self.path(job_id).unlink, missing_ok=True)
         await trio.to_thread.run_sync(unlink, limiter=self._limiter)
 
@@ -88,11 +90,14 @@ class ResultFiles:
     def _verify(self, job_id: UUID, kept: StoredResult) -> Path:
         path = self.path(job_id)
         try:
-            intact = _sha256(path) == kept.sha256
+            stat = path.stat()
+            state = stat.st_mtime_ns, stat.st_size
+            if self._intact.get(job_id) != state:
+                if _sha256(path) != kept.sha256:
+                    raise DataError("The stored result is damaged: its checksum differs.", hint=_RUN_AGAIN)
+                self._intact[job_id] = state
         except FileNotFoundError:
             raise NotFound(_EXPIRED, hint=_RUN_AGAIN) from None
-        if not intact:
-            raise DataError("The stored result is damaged: its checksum differs.", hint=_RUN_AGAIN)
         return path
 
 

@@ -26,14 +26,14 @@ import trio
 
 from syndb_common import tracing
 from syndb_common.errors import Conflict, ErrorBody, NotFound, SynDBError, TooManyRequests, Unavailable
-from syndb_common.exporting import FileFormat
+from syndb_common.exporting import ExportFormat
 from syndb_common.syql.plan import Scope
 from syndb_hub.federation.service import Queries, Require
-from syndb_hub.jobs.conversions import Conversions, Converted
+from syndb_hub.jobs.conversions import Conversions, Exported
 from syndb_hub.jobs.results import ResultFiles
 from syndb_hub.settings import JobSettings
 from syndb_hub.store.database import Store
-from syndb_hub.store.jobs import Job, Jobs, JobStatus
+from syndb_hub.store.jobs import Job, Jobs, JobStatus, StoredResult
 
 MAX_PENDING = 200
 """Jobs that may wait: at a minute each and four workers, an hour of work."""
@@ -90,7 +90,7 @@ class JobRunner:
         self._queries = queries
         self._files = ResultFiles(objects_dir, max_result_bytes=settings.max_result_bytes)
         room = STORED_RESULTS * settings.max_result_bytes
-        self._conversions = Conversions(objects_dir / "converted", max_bytes=room)
+        self._conversions = Conversions(objects_dir / "converted", self._files, max_bytes=room)
         self._settings = settings
         self._now = now
         self._max_pending = max_pending
@@ -216,6 +216,21 @@ class JobRunner:
             Conflict: the job has not completed.
             DataError: the file was damaged.
         """
+        job, kept = await self._kept(job_id, owner)
+        return job, await self._files.verified(job.id, kept)
+
+    async def exported(self, job_id: UUID, form: ExportFormat, *, owner: str | None = None) -> Exported:
+        """The result of a completed job as a file in some format. It goes on being made when the caller gives up.
+
+        Raises:
+            NotFound, Conflict, DataError: as of :meth:`result`.
+            LimitExceeded: it would be too large in this format.
+            Unavailable: the disk is full, or the hub is starting or stopping.
+        """
+        job, kept = await self._kept(job_id, owner)
+        return await self._conversions.get(job, kept, form)
+
+    async def _kept(self, job_id: UUID, owner: str | None) -> tuple[Job, StoredResult]:
         job = await self.get(job_id, owner=owner)
         if job.status is not JobStatus.COMPLETED:
             raise Conflict(
@@ -225,16 +240,7 @@ class JobRunner:
             )
         if job.result is None:
             raise NotFound("the result is not kept any more", hint="Run the query again.")
-        return job, await self._files.verified(job.id, job.result)
-
-    async def converted(self, job: Job, file: Path, form: FileFormat) -> Converted:
-        """What :meth:`result` returned, in another format.
-
-        Raises:
-            LimitExceeded: it would be too large in this format.
-            Unavailable: the disk is full, or the hub is starting or stopping.
-        """
-        return await self._conversions.get(job.id, form, file)
+        return job, job.result
 
     async def discard(self, job_id: UUID) -> None:
         """Delete the result of a job, which nobody will ask for any more; the job is remembered."""

@@ -20,12 +20,14 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from pyarrow import flight
 
 from demo.local import LocalFederation
 from demo.processes import command
 from syndb_cli.client import Connection
 from syndb_cli.fetching import fetch
-from syndb_hub.downloads import Download, DownloadedFile, DownloadFormat
+from syndb_common.exporting import ExportFormat
+from syndb_hub.downloads import Download, DownloadedFile
 from syndb_hub.jobs import JobStatus
 from tests.federation.processes import memory_bytes
 
@@ -87,6 +89,31 @@ def test_a_version_of_a_node_comes_in_every_format(federation: LocalFederation, 
         assert sorted([row[name] for name in names] for row in found) == [[str(v) for v in row] for row in expected]
 
 
+def fetched_by_flight(federation: LocalFederation, *path: str) -> tuple[pa.Table, dict[str, Any]]:
+    """With nothing but pyarrow."""
+    server = federation.get("/v1/flight")
+    options = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {federation.token}".encode())])
+    with flight.connect(server["location"], tls_root_certs=server["certificate"]) as client:
+        info = client.get_flight_info(flight.FlightDescriptor.for_path(*path), options)
+        parts = [client.do_get(endpoint.ticket, options).read_all() for endpoint in info.endpoints]
+    return pa.concat_tables(parts), json.loads(info.app_metadata)
+
+
+def test_a_version_of_a_node_comes_by_flight(federation: LocalFederation) -> None:
+    for table in ("neurons", "synapses"):
+        rows, about = fetched_by_flight(federation, "cook-2019-male@1", table)
+        assert shown(rows) == queried(federation, table)
+        assert (about["version"], about["table"], about["rows"]) == (1, table, rows.num_rows)
+    for path, says in (
+        (["cook-2019-male"], "2 tables: name one"),
+        (["cook-2019-male", "axons"], "no axons"),
+        (["cook-2019-male@9"], "no version 9"),
+        (["nothing"], "no data set nothing"),
+    ):
+        with pytest.raises(flight.FlightError, match=says):
+            fetched_by_flight(federation, *path)
+
+
 @pytest.fixture
 def hub(start_federation: Callable[..., LocalFederation], tmp_path: Path) -> tuple[LocalFederation, str, bytes]:
     """A hub that has prepared a large download, before it was restarted."""
@@ -98,7 +125,7 @@ def hub(start_federation: Callable[..., LocalFederation], tmp_path: Path) -> tup
         dataset_id=uuid4(),
         version=1,
         content_hash="ab" * 32,
-        format=DownloadFormat.CSV,
+        format=ExportFormat.CSV,
         tables=("neurons",),
         status=JobStatus.COMPLETED,
         created_at=datetime.now(UTC),

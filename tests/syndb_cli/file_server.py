@@ -18,7 +18,8 @@ DOWNLOAD = "0190b0a4-3c1f-7c7a-9a53-0d6a0f0c8f5e"
 class FileServer(http.server.ThreadingHTTPServer):
     """``cuts`` are bytes of the file after which connections end, one after the other; then none ends early.
 
-    ``flip`` damages a byte on the way, ``pace`` waits that many seconds between pieces of ``piece`` bytes.
+    ``making`` is how often it answers that the file is being made. ``flip`` damages a byte on the way, ``pace`` waits
+    that many seconds between pieces of ``piece`` bytes.
     """
 
     daemon_threads = True
@@ -31,6 +32,7 @@ class FileServer(http.server.ThreadingHTTPServer):
         self.cuts: list[int] = []
         self.flip: int | None = None
         self.announce = True
+        self.making = 0
         self.pace = 0.0
         self.piece = 1 << 16
         self.statuses: list[str] = []
@@ -85,6 +87,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _file(self, content: bytes) -> None:
+        if self.server.making:
+            self.server.making -= 1
+            self.send_response(202)
+            self.send_header("content-length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+            return
         etag = f'"{hashlib.sha256(content).hexdigest()}"'
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range") or "")
         start = int(asked[1]) if asked and self.headers.get("if-range") == etag else 0

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syndb_cli import fetching
+from syndb_cli import client, fetching
 from syndb_cli.client import Connection
 from syndb_cli.fetching import Fetched, fetch
-from syndb_common.errors import Conflict, DataError, IncompleteResult, InvalidRequest, Unavailable
+from syndb_common.errors import Conflict, DataError, DeadlineExceeded, IncompleteResult, InvalidRequest, Unavailable
 from tests.syndb_cli.file_server import FileServer, serving
 
 PATH = "/v1/neurodata/downloads/x/files/worm-a-v2.tar.xz"
@@ -82,6 +82,19 @@ def test_a_hub_that_comes_back_within_the_patience_is_gone_on_with(tmp_path: Pat
         assert get(again, tmp_path / "rows").resumed_at == 70_000
         assert again.requests[0][1] == "bytes=70000-"
     assert (tmp_path / "rows").read_bytes() == CONTENT
+
+
+def test_a_hub_that_makes_the_file_first_is_asked_again(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "MAKING_PAUSE_SECONDS", 0.0)
+    server.making = 2
+    assert get(server, tmp_path / "rows").bytes == len(CONTENT)
+    server.making = 1
+    monkeypatch.setattr(client, "MAKING_SECONDS", -1.0)
+    with pytest.raises(DeadlineExceeded, match="not made the file"):
+        get(server, tmp_path / "other")
+    assert names(tmp_path) == ["rows"]
 
 
 @pytest.mark.parametrize("flip", [0, 150_000, len(CONTENT) - 1])
@@ -157,10 +170,10 @@ def test_a_killed_client_leaves_nothing_that_looks_whole_and_the_next_one_goes_o
         f"fetch(Connection({server.url!r}, ''), {PATH!r}, Path({str(target)!r}), "
         "progress=lambda done, total: print(done, flush=True))"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as client:
-        assert client.stdout is not None
-        client.stdout.readline()
-        client.send_signal(signal.SIGKILL)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
     assert not target.exists()
     server.pace = 0.0
     get(server, target)

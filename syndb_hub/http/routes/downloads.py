@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import PurePath
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from syndb_common import exporting
-from syndb_common.exporting import FileFormat
+from syndb_common.exporting import ExportFormat
 from syndb_hub.auth.principal import Right
-from syndb_hub.downloads import Download, DownloadedFile, DownloadFormat
-from syndb_hub.downloads.download import ARCHIVE_MEDIA_TYPE
+from syndb_hub.downloads import Download, DownloadedFile
 from syndb_hub.http.files import file_response
 from syndb_hub.http.operation import Call, Operations
 from syndb_hub.store.jobs import JobStatus
 
 operations = Operations("downloads")
 
-_MEDIA_TYPES = {
-    **{f".{form.value}": exporting.MEDIA_TYPES[form] for form in FileFormat},
-    ".xz": ARCHIVE_MEDIA_TYPE,
-    ".json": "application/json",
-}
+_MEDIA_TYPES = {**{f".{form}": form.media_type for form in ExportFormat}, ".json": "application/json"}
 
 
 class DownloadBody(BaseModel):
@@ -34,8 +27,8 @@ class DownloadBody(BaseModel):
 
     dataset: str = Field(min_length=1, max_length=100, description="name or id of the data set")
     version: int | None = Field(default=None, ge=1, le=2**32 - 1, description="its number; the newest without one")
-    format: DownloadFormat = Field(
-        default=DownloadFormat.ARCHIVE, description="one archive of Parquet files, or a file for each table"
+    format: ExportFormat = Field(
+        default=ExportFormat.ARCHIVE, description="one archive of Parquet files, or a file for each table"
     )
     tables: list[str] | None = Field(default=None, min_length=1, max_length=20, description="only these tables")
 
@@ -70,7 +63,7 @@ class DownloadView(BaseModel):
     dataset_id: UUID
     version: int
     content_hash: str
-    format: DownloadFormat
+    format: ExportFormat
     tables: tuple[str, ...]
     folder: str
     status: JobStatus
@@ -131,5 +124,5 @@ async def download_file(call: Call, path: FilePath) -> Response:
     The answer says its length and, as `ETag` and `Repr-Digest`, the SHA-256 of the whole; `Range` resumes it.
     """
     file, place = call.services.downloads.file(path.download_id, path.name, owner=call.owner)
-    media_type = _MEDIA_TYPES[PurePath(file.name).suffix]
+    media_type = next(kind for ending, kind in _MEDIA_TYPES.items() if file.name.endswith(ending))
     return await file_response(place, name=file.name, sha256=file.sha256, media_type=media_type)

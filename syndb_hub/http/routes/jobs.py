@@ -6,10 +6,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import trio
 from pydantic import BaseModel, ConfigDict, Field, RootModel
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from syndb_common.exporting import FileFormat
+from syndb_common.exporting import ExportFormat
 from syndb_common.syql.plan import Scope
 from syndb_hub.auth.principal import Right
 from syndb_hub.federation.service import Provenance
@@ -20,6 +21,9 @@ from syndb_hub.http.operation import Call, Operations
 from syndb_hub.store.jobs import Job, JobStatus
 
 operations = Operations("jobs")
+
+MAKING_SECONDS = 30.0
+"""How long one request waits for a file to be made: proxies and clients give up on a silent hub after a minute."""
 
 
 class JobPath(BaseModel):
@@ -106,20 +110,27 @@ async def cancel_job(call: Call, path: JobPath) -> JobView:
     return JobView.of(await call.services.jobs.cancel(path.job_id, owner=call.owner))
 
 
-@operations.get("/v1/jobs/{job_id}/result", right=Right.QUERY, produces=tuple(formats.MEDIA_TYPES.values()))
+@operations.get(
+    "/v1/jobs/{job_id}/result",
+    right=Right.QUERY,
+    produces=tuple(formats.MEDIA_TYPES.values()),
+    later="The file is being made: ask again",
+)
 async def job_result(call: Call, path: JobPath, query: ResultFormat) -> Response:
     """Rows of a completed job.
 
-    `arrow` is an Arrow IPC file, `csv` has a header with the column names, `json` has `columns` and `rows`. But for
-    `json`, the answer says its length and, as `ETag` and `Repr-Digest`, the SHA-256 of the whole; `Range` resumes it.
+    `arrow` is an Arrow IPC file, `csv` has a header with the column names, `tar.xz` is an archive of a Parquet file and
+    where its rows came from, `json` has `columns` and `rows`. But for `json`, the answer says its length and, as `ETag`
+    and `Repr-Digest`, the SHA-256 of the whole; `Range` resumes it. A file that takes long to make is answered with 202
+    and goes on being made: ask again.
     """
-    job, file = await call.services.jobs.result(path.job_id, owner=call.owner)
-    assert job.result is not None
-    name, media_type, sha256 = f"{job.id}.{query.format.value}", formats.MEDIA_TYPES[query.format], job.result.sha256
+    name, media_type = f"{path.job_id}.{query.format.value}", formats.MEDIA_TYPES[query.format]
     if query.format is Format.JSON:
+        _, file = await call.services.jobs.result(path.job_id, owner=call.owner)
         headers = {"content-disposition": f'attachment; filename="{name}"'}
         return StreamingResponse(formats.json_stream(file), headers=headers, media_type=media_type)
-    if query.format is not Format.ARROW:
-        converted = await call.services.jobs.converted(job, file, FileFormat(query.format.value))
-        file, sha256 = converted.path, converted.sha256
-    return await file_response(file, name=name, sha256=sha256, media_type=media_type)
+    with trio.move_on_after(min(MAKING_SECONDS, 0.9 * call.services.settings.request_timeout_seconds)):
+        form = ExportFormat(query.format.value)
+        exported = await call.services.jobs.exported(path.job_id, form, owner=call.owner)
+        return await file_response(exported.path, name=name, sha256=exported.sha256, media_type=media_type)
+    return JSONResponse({"status": "running"}, 202, {"retry-after": "1"})

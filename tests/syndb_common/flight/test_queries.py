@@ -60,6 +60,10 @@ class _Daemon:
                 self.cancelled.set()
         return self._found(facts["query"])
 
+    async def table(self, **facts: Any) -> dict[str, Any]:
+        self.asked.append(facts)
+        return self._found("small")
+
     def _found(self, name: str) -> dict[str, Any]:
         file = self.folder / f"{name}.arrow"
         if not file.exists():
@@ -84,7 +88,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> _Daemon:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, daemon: _Daemon) -> Iterator[Served]:
-    names = ("authenticate", "run", "result", "status", "cancel")
+    names = ("authenticate", "run", "table", "result", "status", "cancel")
     answers = {name: getattr(daemon, name) for name in names}
     with served(tmp_path_factory.mktemp("engine"), answers=answers, results=daemon.folder) as found:
         yield found
@@ -157,6 +161,30 @@ def test_a_query_says_whose_data_it_is_for(server: Served, daemon: _Daemon) -> N
     assert daemon.asked[-1] == {**command, "owner": "reader"}
 
 
+@pytest.mark.parametrize(
+    ("descriptor", "asked"),
+    [
+        (flight.FlightDescriptor.for_path("worm-a"), ("worm-a", None, None)),
+        (flight.FlightDescriptor.for_path("worm-a@2", "neurons"), ("worm-a", 2, "neurons")),
+        (flight.FlightDescriptor.for_command('{"dataset": "worm-a", "version": 2}'), ("worm-a", 2, None)),
+    ],
+)
+def test_a_table_of_a_version_is_named_by_a_path_or_a_command(
+    server: Served, daemon: _Daemon, descriptor: flight.FlightDescriptor, asked: tuple[Any, ...]
+) -> None:
+    with server.client() as client:
+        info = client.get_flight_info(descriptor, server.options(READER))
+    assert daemon.asked[-1] == dict(zip(("dataset", "version", "table"), asked, strict=True), owner="reader")
+    assert _read(server, info).num_rows == 3
+
+
+@pytest.mark.parametrize("path", [["worm-a@x"], ["@2"], ["worm-a", "neurons", "axons"], ["w" * 101]])
+def test_a_path_to_nothing_is_refused(server: Served, path: list[str]) -> None:
+    with server.client() as client, pytest.raises(flight.FlightError) as caught:
+        client.get_flight_info(flight.FlightDescriptor.for_path(*path), server.options(READER))
+    assert type(from_flight(caught.value)) is InvalidRequest
+
+
 def test_a_completed_job_is_read_with_fresh_tickets(server: Served, daemon: _Daemon) -> None:
     assert _read(server, _info(server, json.dumps({"job_id": daemon.job_id}))).num_rows == 3
 
@@ -170,6 +198,8 @@ def test_a_completed_job_is_read_with_fresh_tickets(server: Served, daemon: _Dae
         (b"\xff", READER, InvalidRequest),
         ("{}", READER, InvalidRequest),
         ('{"query": "small", "limit": 1}', READER, InvalidRequest),
+        ('{"query": "small", "dataset": "worm-a"}', READER, InvalidRequest),
+        ('{"query": "small", "table": "neurons"}', READER, InvalidRequest),
         ("small", "unknown", Unauthenticated),
         ("small", UPLOADER, Forbidden),
     ],

@@ -18,11 +18,12 @@ import pytest
 import trio
 
 from syndb_common.errors import NotFound, PolicyRefused
+from syndb_common.exporting import ExportFormat
 from syndb_common.syql.plan import Scope
 from syndb_common.tables.identity import dataset_id
 from syndb_common.tables.versions import DatasetMetadata, PublishedVersion
 from syndb_hub.auth import Right
-from syndb_hub.downloads import DownloadFormat, Downloads
+from syndb_hub.downloads import Downloads
 from syndb_hub.jobs import JobStatus
 from syndb_hub.settings import JobSettings
 
@@ -234,7 +235,7 @@ class Clock:
 
 
 async def prepared(downloads: Downloads, number: int) -> Any:
-    started = await downloads.start("worm-a", number, DownloadFormat.CSV, owner="somebody")
+    started = await downloads.start("worm-a", number, ExportFormat.CSV, owner="somebody")
     return await downloads.wait(started.download_id, 20)
 
 
@@ -245,7 +246,7 @@ async def test_a_restart_keeps_what_was_whole_and_drops_the_rest(hub, tmp_path):
         await nursery.start(before.run)
         whole, shorter = await prepared(before, 2), await prepared(before, 1)
         hub.queries.hold = trio.Event()
-        await before.start("worm-a", 2, DownloadFormat.ARCHIVE, owner="somebody")
+        await before.start("worm-a", 2, ExportFormat.ARCHIVE, owner="somebody")
         await hub.queries.until_running(1)
         nursery.cancel_scope.cancel()
     with (folder / str(shorter.download_id) / "synapses.csv").open("ab") as file:

@@ -119,8 +119,10 @@ def test_the_formats_of_a_result_are_all_named(openapi):
         "application/vnd.apache.arrow.file",
         "application/vnd.apache.parquet",
         "text/csv; charset=utf-8",
+        "application/x-xz",
         "application/json",
     }
+    assert "ask again" in result["responses"]["202"]["description"]
 
 
 async def test_the_document_is_served(hub, openapi):

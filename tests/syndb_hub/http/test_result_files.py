@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
+import json
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import trio
 
+from syndb_hub.http.routes import jobs
+
 QUERY = "SELECT synapse_count FROM synapses"
-FORMATS = ("arrow", "csv", "parquet")
+FORMATS = ("arrow", "csv", "parquet", "tar.xz")
 
 
 @pytest.fixture
@@ -62,6 +68,31 @@ async def test_a_conversion_is_made_once_also_when_several_ask_at_a_time(hub, re
         for _ in range(4):
             nursery.start_soon(lambda: client.get(result, params={"format": "csv"}))
     assert len(list((tmp_path / "objects" / "converted").iterdir())) == 1
+
+
+@pytest.mark.parametrize("format", FORMATS)
+async def test_a_file_that_takes_long_to_make_is_asked_for_again(hub, result, format, monkeypatch):
+    async with hub.client() as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(jobs, "MAKING_SECONDS", 0.0)
+            early = await client.get(result, params={"format": format})
+        answer = await client.get(result, params={"format": format})
+    assert (early.status_code, early.json(), early.headers["retry-after"]) == (202, {"status": "running"}, "1")
+    assert answer.status_code == 200
+    assert answer.headers["etag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"'
+
+
+async def test_an_archive_of_a_result_says_what_it_answers(hub, result):
+    async with hub.client() as client:
+        answer = await client.get(result, params={"format": "tar.xz"})
+    with tarfile.open(fileobj=io.BytesIO(answer.content), mode="r:xz") as archive:
+        content = {entry.name.partition("/")[2]: archive.extractfile(entry).read() for entry in archive}
+    about = json.loads(content["metadata.json"])
+    assert (about["query"], about["provenance"]["rows"]) == (QUERY, 200_000)
+    (file,) = about["files"]
+    assert file["sha256"] == hashlib.sha256(content[file["name"]]).hexdigest()
+    table = pa.parquet.read_table(io.BytesIO(content[file["name"]]))
+    assert table["synapse_count"].to_pylist() == list(range(200_000))
 
 
 async def test_a_discarded_result_takes_its_conversions_with_it(hub, result, tmp_path):
