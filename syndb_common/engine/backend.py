@@ -70,6 +70,10 @@ class Connection(Protocol):
         """
         ...
 
+    def abandon(self) -> None:
+        """Wait no longer for a ClickHouse that was told to end a stream and does not. Called from another thread."""
+        ...
+
     def close(self) -> None:
         """Give the connection back, which ends an unread stream inside ClickHouse. Called once."""
         ...
@@ -78,11 +82,12 @@ class Connection(Protocol):
 class Backend(Protocol):
     """One ClickHouse."""
 
-    def connect(self, settings: Mapping[str, Setting], *, session: bool = False) -> Connection:
+    def connect(self, settings: Mapping[str, Setting], *, seconds: float, session: bool = False) -> Connection:
         """A connection with these settings.
 
         Args:
             settings: hold for all that it does.
+            seconds: what any of it may take. A ClickHouse elsewhere that is silent for longer is unavailable.
             session: temporary tables are kept from one statement to the next.
 
         Raises:

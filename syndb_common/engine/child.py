@@ -301,6 +301,8 @@ def _start(control: Channel, folder: Path, settings: dict[str, Any]) -> tuple[Ch
     _die_when_told()
     if settings["server"] is None:
         _warm_up(keeper)
+    else:
+        keeper.end_former()
     child = Child(control, keeper)
     child.uploads.recover()
     if settings.get("flight") is None:

@@ -27,7 +27,7 @@ class EmbeddedBackend:
         with _translated():
             self._anchor = connect(path)  # ClickHouse shuts down with its last connection
 
-    def connect(self, settings: Mapping[str, Setting], *, session: bool = False) -> EmbeddedConnection:
+    def connect(self, settings: Mapping[str, Setting], *, seconds: float, session: bool = False) -> EmbeddedConnection:
         """A connection with these settings; each has a session of its own."""
         with _translated():
             connection = EmbeddedConnection(connect(self._path))
@@ -73,6 +73,9 @@ class EmbeddedConnection:
                 return int(inserter.finish().rows_written)
         finally:
             inserter.close()
+
+    def abandon(self) -> None:
+        """What is in this process always answers."""
 
     def close(self) -> None:
         """Close the connection."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +23,8 @@ from uuid import uuid4
 import pyarrow as pa
 from clickhouse_connect import get_client
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
-from clickhouse_connect.driver.httputil import get_pool_manager
+from clickhouse_connect.driver.httputil import get_pool_manager_options
+from urllib3 import PoolManager, Timeout
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from syndb_common.engine.backend import Chunk, Setting
@@ -31,9 +33,11 @@ from syndb_common.engine.failures import explains, from_clickhouse
 from syndb_common.engine.settings import Server
 from syndb_common.errors import EngineUnavailable, IncompleteResult, SynDBError
 
-CONNECT_SECONDS: Final = 5.0
-SILENCE_SECONDS: Final = 3660
-"""Without a byte for so long a request has failed. Limits end queries sooner; TCP notices a machine that is gone."""
+CONNECT_SECONDS: Final = 10.0
+"""Also how long the server may take no byte of what is sent."""
+MARGIN_SECONDS: Final = 2.0
+"""What an answer may take beyond the limit of the query: the server ends that by itself, and says so."""
+QUESTION_SECONDS: Final = 5.0
 SESSION_SECONDS: Final = 60
 POOL: Final = 32
 """Connections that are kept open. More are made when more is going on, and closed afterwards."""
@@ -59,6 +63,7 @@ class ServerBackend:
 
     def __init__(self, server: Server) -> None:
         self._cluster = server.cluster
+        self._pool = _Pool(server.ca_file)
         with _translated():
             self._client = get_client(
                 host=server.host,
@@ -66,10 +71,8 @@ class ServerBackend:
                 interface=server.scheme,
                 username=server.user,
                 password=server.password,
-                pool_mgr=get_pool_manager(maxsize=POOL, ca_cert=server.ca_file or None),
+                pool_mgr=self._pool,
                 compress=False,
-                connect_timeout=int(CONNECT_SECONDS),
-                send_receive_timeout=SILENCE_SECONDS,
                 query_retries=0,
                 autogenerate_session_id=False,
                 client_name="syndb",
@@ -92,30 +95,58 @@ class ServerBackend:
                     raise
                 time.sleep(1.0)
 
-    def connect(self, settings: Mapping[str, Setting], *, session: bool = False) -> ServerConnection:
+    def connect(self, settings: Mapping[str, Setting], *, seconds: float, session: bool = False) -> ServerConnection:
         """Settings for requests to come; nothing is sent yet."""
         own: dict[str, Setting] = dict(settings)
         if session:
             own |= {"session_id": uuid4().hex, "session_timeout": SESSION_SECONDS}
-        return ServerConnection(self._client, own, self._cluster)
+        return ServerConnection(self._client, self._pool, own, seconds + MARGIN_SECONDS, self._cluster)
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close_connections()
 
 
+class _Pool(PoolManager):
+    """Connections to one server."""
+
+    def __init__(self, ca_file: str) -> None:
+        super().__init__(**get_pool_manager_options(maxsize=POOL, ca_cert=ca_file or None))
+        self._waiting = threading.local()
+
+    @contextmanager
+    def waiting(self, seconds: float) -> Iterator[None]:
+        """Requests that this thread makes meanwhile fail when not a byte has come for so many seconds."""
+        before, self._waiting.seconds = self._seconds, seconds
+        try:
+            yield
+        finally:
+            self._waiting.seconds = before
+
+    @property
+    def _seconds(self) -> float:
+        return getattr(self._waiting, "seconds", QUESTION_SECONDS)
+
+    def request(self, method: str, url: str, *arguments: Any, **options: Any) -> Any:
+        """As every pool does it, and as long as the calling thread may wait."""
+        timeout = Timeout(connect=CONNECT_SECONDS, read=self._seconds)
+        return super().request(method, url, *arguments, **{**options, "timeout": timeout})
+
+
 class ServerConnection:
     """Settings, and the request that is going on."""
 
-    def __init__(self, client: Any, settings: dict[str, Setting], cluster: str) -> None:
+    def __init__(self, client: Any, pool: _Pool, settings: dict[str, Setting], seconds: float, cluster: str) -> None:
         self._client = client
+        self._pool = pool
         self._settings = settings
+        self._seconds = seconds
         self._cluster = cluster
         self._stream: ServerStream | None = None
 
     def run(self, sql: str) -> None:
         """Run one statement without a result, on all machines of the cluster where that is meant."""
-        with _translated():
+        with _translated(), self._pool.waiting(self._seconds):
             statement = on_cluster(sql, self._cluster) if self._cluster else sql
             self._client.raw_query(statement, settings=self._settings, use_database=False)
 
@@ -126,14 +157,14 @@ class ServerConnection:
     def start(self, sql: str) -> ServerStream:
         """Start one SELECT."""
         settings = {**_FORMAT, **self._settings}
-        with _translated():
+        with _translated(), self._pool.waiting(self._seconds):
             response = self._client.raw_stream(sql, settings=settings, fmt="ArrowStream", use_database=False)
         self._stream = ServerStream(response)
         return self._stream
 
     def insert(self, target: str, columns: Sequence[str], content: Iterator[bytes]) -> int:
         """Append an Arrow stream to the table ``target`` and return the rows written."""
-        with _translated():
+        with _translated(), self._pool.waiting(self._seconds):
             summary = self._client.raw_insert(
                 target,
                 columns,
@@ -144,6 +175,11 @@ class ServerConnection:
             )
             return int(summary.written_rows)
 
+    def abandon(self) -> None:
+        """Have a read of the result fail that waits for a server which fell silent."""
+        if self._stream is not None:
+            self._stream.abandon()
+
     def close(self) -> None:
         """Have the server end a result that was not read to its end."""
         if self._stream is None or self._stream.complete:
@@ -151,7 +187,7 @@ class ServerConnection:
         self._stream.close()
         tag = self._settings.get("log_comment")
         if tag:  # a server behind a proxy may not notice that we left
-            with suppress(SynDBError), _translated():
+            with suppress(SynDBError), _translated(), self._pool.waiting(QUESTION_SECONDS):
                 self._client.raw_query(f"KILL QUERY WHERE Settings['log_comment'] = '{tag}' ASYNC", use_database=False)
 
 
@@ -193,6 +229,10 @@ class ServerStream:
         if isinstance(error, HTTPError) and not isinstance(error, ProtocolError):
             return EngineUnavailable(f"the ClickHouse server went away: {str(error)[:200]}", hint="repeat the query")
         return IncompleteResult("the result broke off before its end; repeat the query")
+
+    def abandon(self) -> None:
+        with suppress(RuntimeError, ValueError, OSError):  # it has ended by itself
+            self._response.shutdown()
 
     def close(self) -> None:
         self._response.close()

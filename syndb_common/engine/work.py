@@ -6,6 +6,8 @@ cancelled, has used its time, or waits for a reader who does not come: it repeat
 gone. ClickHouse ends a dropped stream without a word, so every way out of here that is not the end raises.
 """
 
+# ruff: noqa: S608 - tags are ours
+
 from __future__ import annotations
 
 import secrets
@@ -19,9 +21,14 @@ import pyarrow as pa
 
 from syndb_common.engine.backend import Backend, Connection, Setting, Stream
 from syndb_common.engine.interface import Limits, Progress, Scan
-from syndb_common.errors import Cancelled, IncompleteResult, LimitExceeded, SynDBError
+from syndb_common.errors import Cancelled, EngineUnavailable, IncompleteResult, LimitExceeded, SynDBError
 
 _WATCH_SECONDS = 0.05
+_END_SECONDS = 2.0
+"""How long ClickHouse may take to end what it was told to end."""
+_FORMER_SECONDS = 10.0
+_PREFIX = "syndb-"
+_TAG = "Settings['log_comment']"
 
 
 class Work:
@@ -52,6 +59,7 @@ class Work:
         self._scanned_bytes = 0
         self._busy = 0.0
         self._since: float | None = None
+        self._doomed_since: float | None = None
         self._idle_since = time.monotonic()
         self._using = threading.Lock()
         self._connection: Connection | None = None
@@ -71,7 +79,8 @@ class Work:
             session: temporary tables are kept from one statement to the next.
         """
         with self._engine():
-            self._connection = self._backend.connect(_settings(self.tag, self.limits, offered=offered), session=session)
+            settings = _settings(self.tag, self.limits, offered=offered)
+            self._connection = self._backend.connect(settings, seconds=self.limits.seconds, session=session)
         if readonly:
             self.protect()
 
@@ -182,7 +191,12 @@ class Work:
                 )
             elif since is None and self.patience is not None and now - self._idle_since > self.patience:
                 self.reason = Cancelled("nobody read the result in time", hint="repeat the query")
-        return self.reason is not None
+        if self.reason is None:
+            return False
+        self._doomed_since = self._doomed_since or now
+        if now - self._doomed_since > _END_SECONDS and since is not None and self._connection is not None:
+            self._connection.abandon()
+        return True
 
     @property
     def waiting(self) -> bool:
@@ -223,7 +237,7 @@ class Keeper:
         self._works: dict[str, Work] = {}
         self._changed = threading.Condition()
         self._number = 0
-        self._name = f"syndb-{secrets.token_hex(8)}"  # others may work on the same server
+        self._name = f"{_PREFIX}{secrets.token_hex(8)}"  # others may work on the same server
         threading.Thread(target=self._watch, name="keeper", daemon=True).start()
 
     def new(self, limits: Limits | None = None, *, query_id: str | None = None, request: int | None = None) -> Work:
@@ -283,6 +297,24 @@ class Keeper:
         if work is not None:
             self.end(work, reason)
 
+    def end_former(self) -> None:
+        """End what an engine process before this one, which was killed, has left running on a server.
+
+        Raises:
+            EngineUnavailable: something still writes; nothing may be recovered before that has ended.
+        """
+        former = f"startsWith({_TAG}, '{_PREFIX}') AND NOT startsWith({_TAG}, '{self._name}') AND user = currentUser()"
+        until = time.monotonic() + _FORMER_SECONDS
+        with self._control() as connection:
+            while True:
+                connection.run(f"KILL QUERY WHERE {former} ASYNC")
+                writing = f"SELECT 1 FROM system.processes WHERE {former} AND query_kind != 'Select' LIMIT 1"
+                if not connection.start(writing).read().batches:
+                    return
+                if time.monotonic() > until:
+                    raise EngineUnavailable("the ClickHouse server still runs what a former engine process began")
+                time.sleep(_WATCH_SECONDS)
+
     def _forget(self, work: Work) -> None:
         with self._changed:
             self._works.pop(work.tag, None)
@@ -301,12 +333,12 @@ class Keeper:
             tags = ", ".join(f"'{work.tag}'" for work in doomed if not work.closed)
             if tags:
                 with suppress(SynDBError), self._control() as connection:  # tried again at once
-                    connection.run(f"KILL QUERY WHERE Settings['log_comment'] IN ({tags}) ASYNC")
+                    connection.run(f"KILL QUERY WHERE {_TAG} IN ({tags}) ASYNC")
 
     @contextmanager
     def _control(self) -> Iterator[Connection]:
         """A connection beside those of the work, for questions about it."""
-        connection = self._backend.connect(_CONTROL)
+        connection = self._backend.connect(_CONTROL, seconds=_CONTROL_SECONDS)
         try:
             yield connection
         finally:
@@ -367,12 +399,13 @@ class _Sink:
         return False
 
 
-_CONTROL: dict[str, Setting] = {"max_execution_time": 5.0}
+_CONTROL_SECONDS = 5.0
+_CONTROL: dict[str, Setting] = {"max_execution_time": _CONTROL_SECONDS}
 """Settings of our own questions about running queries."""
 
 _PROGRESS = (
     "SELECT read_rows AS rows, read_bytes AS bytes, total_rows_approx AS total_rows, elapsed AS seconds "
-    "FROM system.processes WHERE Settings['log_comment'] = '{tag}' LIMIT 1"
+    f"FROM system.processes WHERE {_TAG} = '{{tag}}' LIMIT 1"
 )
 
 MAX_STATEMENT_BYTES = 16 * 1024**2

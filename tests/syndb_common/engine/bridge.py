@@ -34,6 +34,10 @@ NOT_SETTINGS = frozenset(
 CREDENTIALS = "Basic " + base64.b64encode(b"tester:secret").decode()
 BREAK = re.compile(r"/\* break off \*/")
 """A query with this comment loses its connection in the middle of the result."""
+SILENCE = re.compile(r"/\* say nothing \*/")
+"""A query with this comment gets no answer."""
+FALL_SILENT = re.compile(r"/\* fall silent \*/")
+"""A query with this comment gets the first megabyte of its result, and no word afterwards."""
 _FORMAT = re.compile(r"\s+FORMAT\s+ArrowStream\s*$")
 
 
@@ -135,6 +139,8 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(200, b"", {"X-ClickHouse-Summary": json.dumps({"written_rows": str(written)})})
 
     def _query(self, connection: Any, sql: str) -> None:
+        if SILENCE.search(sql):
+            return self._until_the_client_leaves()
         if _FORMAT.search(sql) is None:
             return self._answer(200, connection.query(sql, "TabSeparated").bytes(), {})
         pieces = Pieces(connection, _FORMAT.sub("", sql))
@@ -152,6 +158,8 @@ class Handler(BaseHTTPRequestHandler):
             if BREAK.search(sql):
                 self.close_connection = True
                 return None
+            if FALL_SILENT.search(sql):
+                return self._until_the_client_leaves()
             if not ended:
                 for piece in following:
                     self._chunk(piece)
@@ -160,6 +168,10 @@ class Handler(BaseHTTPRequestHandler):
             self._chunk(f"\r\n__exception__\r\n{self.tag}\r\n{error}\r\n{len(str(error))} {self.tag}".encode())
             self._chunk(b"\r\n__exception__\r\n")
             self.close_connection = True
+
+    def _until_the_client_leaves(self) -> None:
+        self.rfile.read(1)
+        self.close_connection = True
 
     def _chunk(self, data: bytes) -> None:
         if data:

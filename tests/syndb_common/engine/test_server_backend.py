@@ -1,9 +1,15 @@
-"""What only a ClickHouse server can do to its client: break off, go away, ask who we are, be a cluster."""
+"""What only a ClickHouse server can do to its client: break off, fall silent, go away, ask who we are, be a cluster."""
+
+# ruff: noqa: ASYNC110 - other processes change what is waited for
 
 import io
+import os
+import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -23,7 +29,16 @@ from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.server_backend import ServerBackend, ServerStream
 from syndb_common.engine.settings import EngineSettings, Server
 from syndb_common.engine.work import Keeper, Work
-from syndb_common.errors import Cancelled, ConfigError, DataError, EngineUnavailable, IncompleteResult, SyQLError
+from syndb_common.errors import (
+    Cancelled,
+    ConfigError,
+    DataError,
+    EngineUnavailable,
+    IncompleteResult,
+    LimitExceeded,
+    SynDBError,
+    SyQLError,
+)
 from syndb_common.settings import validate
 from tests.syndb_common.engine.bridging import bridged
 
@@ -168,6 +183,79 @@ def test_a_server_that_is_gone_is_unavailable(tmp_path: Path) -> None:
         ServerBackend.found(server, 0.5)
 
 
+@pytest.mark.parametrize("silence", ["say nothing", "fall silent"])
+def test_a_server_that_falls_silent_ends_a_query_with_its_time_and_no_other(keeper: Keeper, silence: str) -> None:
+    with keeper.working(Limits(seconds=0.5), readonly=True) as work, pytest.raises(LimitExceeded, match="took longer"):
+        work.read_all(f"SELECT number /* {silence} */ FROM numbers(5000000)")
+    with keeper.working(readonly=True) as work:
+        assert work.read_all("SELECT 1 AS one").to_pylist() == [{"one": 1}]
+
+
+def test_a_result_that_was_cancelled_waits_for_no_server_that_fell_silent(keeper: Keeper) -> None:
+    work = keeper.new(Limits(seconds=600), query_id="q1")
+    work.open(readonly=True)
+    work.start("SELECT number /* fall silent */ FROM numbers(5000000)")
+    threading.Timer(0.2, keeper.cancel, kwargs={"query_id": "q1"}).start()
+    with pytest.raises(Cancelled):
+        _exhaust(work)
+    work.close()
+
+
+FOREVER = "SELECT count() AS n FROM numbers(100000000000) WHERE sipHash64(number) = 1"
+
+
+def _running(keeper: Keeper, tag: str) -> int:
+    """How many endless queries run under tags that begin so."""
+    with keeper.working(readonly=True) as work:
+        sql = f"SELECT count() AS n FROM system.processes WHERE query LIKE '{FOREVER}%' AND Settings['log_comment'] "
+        return int(work.read_all(f"{sql} LIKE '{tag}%'")["n"][0].as_py())
+
+
+@pytest.mark.slow
+async def test_what_a_killed_engine_left_running_is_ended_and_nothing_else(
+    nursery: trio.Nursery, tmp_path: Path, keeper: Keeper, server: Server
+) -> None:
+    running = partial(trio.to_thread.run_sync, _running, keeper)
+
+    def ask_as_somebody_else() -> None:
+        connection = ServerBackend(server).connect({"log_comment": "report"}, seconds=60)
+        with suppress(SynDBError):
+            connection.start(FOREVER)
+
+    nursery.start_soon(partial(trio.to_thread.run_sync, ask_as_somebody_else, abandon_on_cancel=True))
+    former = LocalEngine(tmp_path, server=server)
+    async with trio.open_nursery() as inner:
+        await inner.start(run_until_it_dies, former)
+        inner.start_soon(ask_until_it_dies, former, FOREVER)
+        with trio.fail_after(60):
+            while await running("syndb-") + await running("report") < 2:
+                await trio.sleep(0.05)
+        assert former.pid is not None
+        os.kill(former.pid, signal.SIGKILL)
+    assert await running("syndb-") == 1
+    await nursery.start(LocalEngine(tmp_path, server=server).run)
+    with trio.fail_after(60):
+        while await running("syndb-"):
+            await trio.sleep(0.05)
+    assert await running("report") == 1
+    with keeper.working() as work:
+        work.run("KILL QUERY WHERE Settings['log_comment'] = 'report' ASYNC")
+    nursery.cancel_scope.cancel()
+
+
+async def run_until_it_dies(
+    engine: LocalEngine, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with suppress(EngineUnavailable):
+        await engine.run(task_status=task_status)
+
+
+async def ask_until_it_dies(engine: LocalEngine, sql: str) -> None:
+    with suppress(EngineUnavailable):
+        await engine.query(sql)
+
+
+@pytest.mark.slow
 async def test_an_engine_outlives_its_server(nursery: trio.Nursery, tmp_path: Path) -> None:
     with bridged(tmp_path) as server:
         engine = LocalEngine(tmp_path / "node", server=server)
