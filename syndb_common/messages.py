@@ -25,7 +25,7 @@ from enum import Enum
 from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
 from syndb_common.flight.settings import is_location
 from syndb_common.syql.plan import Plan
@@ -42,6 +42,16 @@ Nonce = Field(min_length=32, max_length=32)
 PeerIdText = Field(default="", max_length=64, pattern=r"^([1-9A-HJ-NP-Za-km-z]{46,64})?$")
 ClusterName = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
 Seconds = Annotated[FiniteFloat, Field(ge=0, le=1e12)]
+
+
+def _location_or_none(text: str) -> str:
+    if text and not is_location(text):
+        raise ValueError("a Flight location is grpc+tls://host:port")
+    return text
+
+
+FlightLocation = Annotated[str, Field(max_length=500), AfterValidator(_location_or_none)]
+"""``grpc+tls://host:port``; empty while there is no server."""
 
 
 class Reply(BaseModel):
@@ -80,15 +90,8 @@ class Endpoints(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     multiaddrs: tuple[Annotated[str, Field(max_length=1000)], ...] = Field(max_length=16)
-    flight: str = Field(max_length=500)
+    flight: FlightLocation
     flight_certificate: str = Field(max_length=20_000)
-
-    @field_validator("flight")
-    @classmethod
-    def _is_location(cls, value: str) -> str:
-        if value and not is_location(value):
-            raise ValueError("a Flight location is grpc+tls://host:port")
-        return value
 
 
 class JoinChallenge(Reply):
@@ -308,7 +311,7 @@ class OntologySync(Message):
 class FlightEndpoint(Reply):
     """Where and with what certificate to read; ``ticket`` when a result was asked for."""
 
-    location: str = Field(max_length=500)
+    location: FlightLocation
     certificate: str = Field(max_length=20_000)
     ticket: bytes | None = Field(default=None, max_length=10_000)
 

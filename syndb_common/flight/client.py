@@ -16,6 +16,7 @@ from pyarrow import flight
 
 from syndb_common.errors import Cancelled, IncompleteResult, InvalidRequest, LimitExceeded
 from syndb_common.flight.allocation import keep_freed_memory
+from syndb_common.flight.settings import is_location
 from syndb_common.flight.tls import server_name
 from syndb_common.flight.wire import end_rows, from_flight
 
@@ -42,7 +43,14 @@ class Endpoint(Protocol):
 
 
 def connect(location: str, certificate: str) -> flight.FlightClient:
-    """A client that trusts this one certificate. Connects when first used."""
+    """A client that trusts this one certificate. Connects when first used.
+
+    Raises:
+        InvalidRequest: what is said there would not be secret: that is no location of a server with TLS.
+        ConfigError: that is no certificate.
+    """
+    if not is_location(location):
+        raise InvalidRequest(f"{location[:200]!r} is no Flight location", hint="it is grpc+tls://host:port")
     keep_freed_memory()
     return flight.connect(
         location,

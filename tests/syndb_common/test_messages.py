@@ -18,6 +18,7 @@ from syndb_common.messages import (
     CatalogAnnouncement,
     DatasetCatalogRequest,
     Endpoints,
+    FlightEndpoint,
     GetFlightEndpoint,
     HealthPing,
     HealthReport,
@@ -135,6 +136,7 @@ def test_a_question_has_a_deadline_that_is_one(seconds: float) -> None:
 @pytest.mark.parametrize("flight", ["", "grpc+tls://localhost:50052", "grpc+tls://[2001:db8::1]:1"])
 def test_a_flight_location_is_a_host_and_a_port_over_tls(flight: str) -> None:
     assert Endpoints(multiaddrs=(), flight=flight, flight_certificate="").flight == flight
+    assert FlightEndpoint(location=flight, certificate="").location == flight
 
 
 @pytest.mark.parametrize(
@@ -159,6 +161,8 @@ def test_a_flight_location_is_a_host_and_a_port_over_tls(flight: str) -> None:
 def test_a_flight_location_that_would_lead_elsewhere_or_nowhere_is_refused(flight: str) -> None:
     with pytest.raises(ValidationError):
         Endpoints(multiaddrs=(), flight=flight, flight_certificate="")
+    with pytest.raises(ValidationError):
+        FlightEndpoint(location=flight, certificate="")
 
 
 def test_what_a_node_may_say_of_itself_is_bounded() -> None:

@@ -4,13 +4,14 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pyarrow import flight
 
-from syndb_common.errors import ConfigError, NotFound, PeerUnavailable
+from syndb_common.errors import ConfigError, InvalidRequest, NotFound, PeerUnavailable
 from syndb_common.flight.client import read_table
 from syndb_common.flight.settings import FlightServerSettings, FlightSettings
 from syndb_common.flight.tls import certificate_of, ensure_certificate, fingerprint, server_name
@@ -68,6 +69,29 @@ def test_the_operators_own_certificate_is_served_and_pinned_without_its_issuer(t
         with pytest.raises(NotFound):
             read_table(_Place(server.location, leaf), seconds=5)
     assert not (tmp_path / "engine" / "flight").exists()
+
+
+class _Listener(flight.FlightServerBase):  # type: ignore[misc]
+    """A Flight server without TLS that notes what it hears."""
+
+    def __init__(self) -> None:
+        super().__init__("grpc+tcp://127.0.0.1:0")
+        self.heard: list[str] = []
+
+    def do_get(self, context: flight.ServerCallContext, ticket: flight.Ticket) -> flight.RecordBatchStream:
+        self.heard.append(f"ticket {ticket.ticket!r}")
+        return flight.RecordBatchStream(pa.table({"n": [1]}))
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "grpc+tcp", "http", "grpc+unix"])
+def test_no_client_of_ours_speaks_in_clear_text_whatever_certificate_comes_with_the_address(
+    tmp_path: Path, scheme: str
+) -> None:
+    certificate = ensure_certificate(tmp_path).certificate
+    with _Listener() as listener:
+        with pytest.raises(InvalidRequest, match="no Flight location"):
+            read_table(_Place(f"{scheme}://127.0.0.1:{listener.port}", certificate), seconds=5)
+        assert listener.heard == []
 
 
 class _Place:
