@@ -182,7 +182,8 @@ class AnalyticsDelegate(Actor):
 
     def _too_large_for_frames(self) -> LimitExceeded:
         return LimitExceeded(
-            f"the part is larger than {self._frame_bytes} bytes, and this node is reached only through a relay",
+            f"the part is larger than {self._frame_bytes} bytes and can come only inside an answer: the hub does not "
+            "reach this node's Flight server, nor this node the hub's",
             hint="Aggregate or add LIMIT; or have the node's operator make its Flight port reachable.",
             limit=self._frame_bytes,
         )

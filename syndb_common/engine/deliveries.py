@@ -16,10 +16,14 @@ from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 
+from syndb_common.engine.interface import Scan
 from syndb_common.errors import Cancelled, DeadlineExceeded, IncompleteResult, NotFound, SynDBError, TooManyRequests
 
-ARRIVE_SECONDS = 30.0
-"""How long a reader waits for a node that said that it has begun to deliver, and each of both for the other."""
+ARRIVE_SECONDS = 10.0
+"""How long a reader waits for a node that said that it has begun to deliver: its first rows are there, it connects."""
+
+STALL_SECONDS = 30.0
+"""How long each of both waits for the other once it has arrived."""
 
 MAX_BETWEEN = 2
 """Batches that have come and were not taken: one is being sent while one is received."""
@@ -36,6 +40,7 @@ class Delivery:
         self._schema: pa.Schema | None = None
         self._batches: deque[pa.RecordBatch] = deque()
         self._complete = False
+        self._scan = Scan()
         self._failure: SynDBError | None = None
         self._changed = threading.Condition()
 
@@ -48,7 +53,7 @@ class Delivery:
     def schema(self) -> pa.Schema:
         """Its columns, once it has arrived; waits for that."""
         with self._changed:
-            self._wait(lambda: self._schema is not None, "the node did not deliver its part in time")
+            self._wait(lambda: self._schema is not None, "the node did not deliver its part in time", ARRIVE_SECONDS)
             return self._schema
 
     def begin(self, schema: pa.Schema) -> None:
@@ -65,15 +70,15 @@ class Delivery:
             Cancelled, DeadlineExceeded: the reader left, or stands still.
         """
         with self._changed:
-            self._wait(lambda: len(self._batches) < MAX_BETWEEN, "nobody read the part in time")
+            self._wait(lambda: len(self._batches) < MAX_BETWEEN, "nobody read the part in time", STALL_SECONDS)
             self._batches.append(batch)
             self._changed.notify_all()
 
-    def complete(self) -> None:
-        """That was all of it."""
+    def complete(self, scan: Scan) -> None:
+        """That was all of it, and what the node has read for it."""
         with self._changed:
             self._check()
-            self._complete = True
+            self._complete, self._scan = True, scan
             self._changed.notify_all()
 
     def fail(self, error: SynDBError) -> None:
@@ -87,19 +92,23 @@ class Delivery:
         """Its rows as they come."""
         while True:
             with self._changed:
-                self._wait(lambda: bool(self._batches) or self._complete, "the node stands still")
+                self._wait(lambda: bool(self._batches) or self._complete, "the node stands still", STALL_SECONDS)
                 if not self._batches:
                     return
                 batch = self._batches.popleft()
                 self._changed.notify_all()
             yield batch
 
+    def scan(self) -> Scan:
+        """What the node says that it has read."""
+        return self._scan
+
     def end(self) -> None:
         """The reader is through, or has left."""
         self.fail(Cancelled("the reader left"))
 
-    def _wait(self, until: Callable[[], bool], otherwise: str) -> None:
-        ready = self._changed.wait_for(lambda: self._failure is not None or until(), ARRIVE_SECONDS)
+    def _wait(self, until: Callable[[], bool], otherwise: str, seconds: float) -> None:
+        ready = self._changed.wait_for(lambda: self._failure is not None or until(), seconds)
         self._check()
         if not ready:
             self._failure = DeadlineExceeded(otherwise)

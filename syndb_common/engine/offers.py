@@ -23,6 +23,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from syndb_common.engine.interface import Scan
 from syndb_common.engine.work import Keeper, Work
 from syndb_common.errors import Cancelled, NotFound, SynDBError, TooManyRequests
 
@@ -46,11 +47,13 @@ class Result:
     Attributes:
         batches: may be read once, and raises when the result cannot be completed.
         close: to be called when the reader is through or has left, also before it began; safe to repeat.
+        scan: says what was read for it, once it is complete.
     """
 
     schema: pa.Schema
     batches: Iterator[pa.RecordBatch]
     close: Callable[[], None]
+    scan: Callable[[], Scan]
 
 
 class Source(Protocol):
@@ -66,6 +69,10 @@ class Source(Protocol):
 
     def read(self) -> Iterator[pa.RecordBatch]:
         """Its rows; called once."""
+        ...
+
+    def scan(self) -> Scan:
+        """What was read for its rows, once they are complete; zeros where that is not known."""
         ...
 
     def end(self) -> None:
@@ -100,6 +107,10 @@ class Running:
         except SynDBError as error:
             self.stop(self.work, error)
             raise
+
+    def scan(self) -> Scan:
+        """What the query has read."""
+        return self.work.scan
 
     def end(self) -> None:
         """End the query, which has ended already unless its reader left."""
@@ -178,7 +189,7 @@ class Offers:
             del self._waiting[key]
             self._reading[key] = offer.source
         close = partial(self._close, key)
-        return Result(offer.source.schema, _read(offer.source, close), close)
+        return Result(offer.source.schema, _read(offer.source, close), close, offer.source.scan)
 
     def finish(self, seconds: float) -> None:
         """Wait until no result is being read, at most that long."""

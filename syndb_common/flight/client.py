@@ -14,11 +14,12 @@ import pyarrow as pa
 import trio
 from pyarrow import flight
 
+from syndb_common.engine.interface import Scan
 from syndb_common.errors import Cancelled, IncompleteResult, InvalidRequest, LimitExceeded
 from syndb_common.flight.allocation import keep_freed_memory
 from syndb_common.flight.settings import is_location
 from syndb_common.flight.tls import server_name
-from syndb_common.flight.wire import end_rows, from_flight
+from syndb_common.flight.wire import end_of, from_flight
 
 MAX_BATCH_BYTES: Final = 256 * 1024**2
 """Largest message accepted; ours are a tenth of that for the widest table."""
@@ -68,6 +69,10 @@ class Reading:
         seconds: bounds the call.
         max_bytes: bounds the Arrow data.
         secret: of the reader whom the ticket is for; empty where a ticket is for whoever has it.
+
+    Attributes:
+        schema: of the result, once it has begun.
+        scan: what was read for it, once it is complete; zeros where that is not known.
     """
 
     def __init__(self, endpoint: Endpoint, *, seconds: float, max_bytes: int, secret: str = "") -> None:
@@ -81,6 +86,7 @@ class Reading:
         self._lock = threading.Lock()
         self._cancelled = False
         self.schema: pa.Schema | None = None
+        self.scan = Scan()
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The batches of the result; raises instead of ending when it is not complete.
@@ -95,7 +101,7 @@ class Reading:
             with connect(self._endpoint.location, self._endpoint.certificate) as client:
                 reader = self._open(client)
                 try:
-                    while (end := end_rows((chunk := reader.read_chunk()).app_metadata)) is None:
+                    while (end := end_of((chunk := reader.read_chunk()).app_metadata)) is None:
                         chunk.data.validate(full=True)
                         rows += chunk.data.num_rows
                         size += chunk.data.nbytes
@@ -108,8 +114,9 @@ class Reading:
             raise IncompleteResult("the stream ended without its end record", hint="repeat the query") from None
         except pa.ArrowException as error:
             raise (Cancelled("reading was cancelled") if self._cancelled else from_flight(error)) from None
-        if end != rows:
-            raise IncompleteResult(f"{rows} of {end} rows came", hint="repeat the query")
+        if end.rows != rows:
+            raise IncompleteResult(f"{rows} of {end.rows} rows came", hint="repeat the query")
+        self.scan = end.scan
 
     def _open(self, client: flight.FlightClient) -> Any:
         options = flight.FlightCallOptions(timeout=self._seconds, headers=self._headers)

@@ -70,7 +70,7 @@ class Delivering:
                 rows += batch.num_rows
                 batch = next(batches, None)
             if batch is None:
-                end = end_record(rows)
+                end = end_record(rows, self._reading.scan)
         except SynDBError as error:
             end = error_record(error)
         if end is not None:

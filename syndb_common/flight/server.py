@@ -54,7 +54,7 @@ from syndb_common.flight.uploads import (
     Put,
     Stored,
 )
-from syndb_common.flight.wire import PART, end_record, end_rows, error_in, to_flight, to_json
+from syndb_common.flight.wire import PART, end_of, end_record, error_in, to_flight, to_json
 
 ACTIONS = {
     "begin": "start an upload",
@@ -186,14 +186,14 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
                     chunk = reader.read_chunk()
                 if (error := error_in(chunk.app_metadata)) is not None:
                     raise error
-                if (end := end_rows(chunk.app_metadata)) is not None:
+                if (end := end_of(chunk.app_metadata)) is not None:
                     break
                 self._check_batch(chunk.data)
                 rows += chunk.data.num_rows
                 delivery.put(chunk.data)
-            if end != rows:
-                raise IncompleteResult(f"{rows} of {end} rows came", hint="repeat the query")
-            delivery.complete()
+            if end.rows != rows:
+                raise IncompleteResult(f"{rows} of {end.rows} rows came", hint="repeat the query")
+            delivery.complete(end.scan)
         except StopIteration:
             raise broken_off() from None
         except SynDBError as error:
@@ -309,7 +309,7 @@ def _outgoing(result: Result, stream: Stream) -> Iterator[Any]:
             with stream.waiting():
                 yield batch
     with stream.waiting():
-        yield pa.RecordBatch.from_pylist([], schema=result.schema), end_record(rows)
+        yield pa.RecordBatch.from_pylist([], schema=result.schema), end_record(rows, result.scan())
 
 
 @contextmanager

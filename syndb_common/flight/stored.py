@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from syndb_common.engine.interface import Scan
 from syndb_common.errors import NotFound
 
 PARTS = 4
@@ -38,6 +39,10 @@ class Stored:
             reader = pa.ipc.open_file(source)
             for index in range(self.first, self.last):
                 yield reader.get_batch(index)
+
+    def scan(self) -> Scan:
+        """It costs no query."""
+        return Scan()
 
     def end(self) -> None:
         """Nothing is held."""

@@ -1,19 +1,21 @@
 """What both ends of our Flight streams agree on: errors with their codes, and the end record.
 
 A stream is complete only with its end record: the application metadata of a last, empty batch, JSON
-``{"end": true, "rows": n}``. Errors travel as an error body (:class:`~syndb_common.errors.ErrorBody`) in the
-``extra_info`` of Flight's own error.
+``{"end": true, "rows": n, "scanned_rows": r, "scanned_bytes": b}``; what was read for it is 0 where it is not known.
+Errors travel as an error body (:class:`~syndb_common.errors.ErrorBody`) in the ``extra_info`` of Flight's own error.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import flight
 from pydantic import BaseModel
 
+from syndb_common.engine.interface import Scan
 from syndb_common.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -30,13 +32,26 @@ PART = b'{"part": true}'
 """Descriptor of a delivery to a hub; the bearer token is its ticket."""
 
 
-def end_record(rows: int) -> bytes:
+UNKNOWN = Scan()
+"""What was read, where nobody says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What the end record of a complete stream says: its rows, and what was read for them."""
+
+    rows: int
+    scan: Scan = UNKNOWN
+
+
+def end_record(rows: int, scan: Scan = UNKNOWN) -> bytes:
     """The metadata of the last batch of a complete stream."""
-    return json.dumps({"end": True, "rows": rows}).encode()
+    said = {"end": True, "rows": rows, "scanned_rows": scan.rows, "scanned_bytes": scan.bytes}
+    return json.dumps(said).encode()
 
 
-def end_rows(metadata: pa.Buffer | None) -> int | None:
-    """Rows of the complete stream when this is its end record, else None."""
+def end_of(metadata: pa.Buffer | None) -> End | None:
+    """What the end record says when this is one, else None."""
     if metadata is None:
         return None
     try:
@@ -45,7 +60,12 @@ def end_rows(metadata: pa.Buffer | None) -> int | None:
         return None
     if not isinstance(record, dict) or record.get("end") is not True or not isinstance(record.get("rows"), int):
         return None
-    return int(record["rows"])
+    return End(record["rows"], Scan(_count(record.get("scanned_rows")), _count(record.get("scanned_bytes"))))
+
+
+def _count(said: object) -> int:
+    """A number of rows or bytes as a peer says it; 0 for what is none."""
+    return said if type(said) is int and 0 <= said < 2**63 else 0
 
 
 def error_record(error: SynDBError) -> bytes:

@@ -22,12 +22,12 @@ import trio
 from actors.directory import Cluster, Directory, Standing, is_replica, owned
 from actors.runtime import ActorError, ActorRef
 from syndb_common.errors import ConfigError, DeadlineExceeded, PeerUnavailable, SynDBError, Unavailable
-from syndb_common.flight.tls import server_name
 from syndb_common.messages import HealthPing, HealthReport
 from syndb_common.syql import Scope
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.federation.fan_out import no_flight
 from syndb_hub.federation.service import Check, Queries
+from syndb_hub.federation.ways import greet
 
 Test = Literal["connectivity", "schema", "query"]
 
@@ -178,24 +178,13 @@ class Checks:
         """Connect to the approved Flight location and check that the registered certificate's owner answers."""
         if not cluster.dial.flight:
             raise Unavailable(no_flight(cluster))
-        address = urlsplit(cluster.dial.flight)
-        place = address.netloc
-        try:
-            context = ssl.create_default_context(cadata=cluster.dial.flight_certificate)
-            name = server_name(cluster.dial.flight_certificate)
-        except (ssl.SSLError, ValueError, ConfigError) as error:
-            raise Unavailable(f"the certificate that the node registered is none: {error}") from error
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it is pinned itself, whoever has signed it
-        context.set_alpn_protocols(["h2"])
         try:
             with trio.fail_after(FLIGHT_SECONDS):
-                stream = await trio.open_tcp_stream(address.hostname or "", address.port or 0)
-                try:
-                    await trio.SSLStream(stream, context, server_hostname=name).do_handshake()
-                finally:
-                    await trio.aclose_forcefully(stream)
+                await greet(cluster.dial)
+        except ConfigError as error:
+            raise Unavailable(error.message) from None
         except (trio.TooSlowError, OSError, trio.BrokenResourceError) as error:
-            raise Unavailable(_unreachable(place, error)) from None
+            raise Unavailable(_unreachable(urlsplit(cluster.dial.flight).netloc, error)) from None
 
 
 def no_connection(cluster: Cluster, cause: str) -> str:

@@ -6,13 +6,10 @@ that a killed node costs a few seconds and not the caller's whole deadline.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import secrets
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from uuid import UUID
 
 import pyarrow as pa
@@ -21,19 +18,18 @@ import trio
 
 from actors.directory import Cluster, Directory
 from actors.runtime import ActorRef
-from syndb_common.engine.interface import Answer, Engine, Limits, Offer
+from syndb_common.engine.interface import Answer, Engine, Limits, Offer, Scan
 from syndb_common.errors import (
-    DataError,
     DeadlineExceeded,
     IncompleteResult,
     PeerUnavailable,
     SynDBError,
 )
-from syndb_common.flight import client as flight
 from syndb_common.messages import AnalyticsQuery, AnalyticsResult, CancelQuery, FlightEndpoint
 from syndb_common.syql import needs_care, to_clickhouse
 from syndb_hub.federation.gathering import Budget, Gathering, Streamed, Union, Whole
 from syndb_hub.federation.service import NodeOutcome
+from syndb_hub.federation.taking import Taken, checkers, damage, read, take
 from syndb_hub.federation.targets import Target
 from syndb_hub.federation.ways import AlwaysPull, Delivery, Ways
 
@@ -43,14 +39,10 @@ LEAST_SECONDS = 0.001
 """What is left of a deadline that has just passed: the enclosing one ends the wait."""
 CANCEL_SECONDS = 2.0
 """How long telling a node to stop may take; it notices the closed stream by itself as well."""
-CHECKED_HERE_BYTES = 1024**2
-"""A part up to this size is checked in well under a millisecond; a larger one in a thread."""
-MAX_READERS = 16
-"""Parts read at once, over all queries."""
-_readers = trio.CapacityLimiter(MAX_READERS)
-MAX_CHECKERS = 2
-"""Large parts checked at once; more would not be faster."""
-_checkers = trio.CapacityLimiter(MAX_CHECKERS)
+ON_THE_WAY = (PeerUnavailable, IncompleteResult, DeadlineExceeded)
+"""Errors of a way, not of the part: it may come by another."""
+FETCHED = "the part could not be fetched from the node's Flight server"
+DELIVERED = "the part was not delivered by the node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +139,7 @@ class FanOut:
         parts: dict[int, Part] = {}
         asking = _Asking(query_id, Budget(self.max_bytes), union)
         if union is not None:
-            await trio.to_thread.run_sync(union.open, limiter=_checkers)
+            await trio.to_thread.run_sync(union.open, limiter=checkers)
 
         async with trio.open_nursery() as nursery:
 
@@ -178,7 +170,7 @@ class FanOut:
         except SynDBError as failed:
             error = failed
         # Also what a reader adds that has not noticed yet that nobody waits for it: the part is closed to it.
-        await trio.to_thread.run_sync(gathering.drop, limiter=_checkers)
+        await trio.to_thread.run_sync(gathering.drop, limiter=checkers)
         log.warning("no part", cluster=target.name, code=error.code, cause=error.message)
         if target.cluster is not None and isinstance(error, PeerUnavailable | DeadlineExceeded):
             self.suspect(target.cluster.record.id)
@@ -206,35 +198,66 @@ class FanOut:
             answer = await self.warehouse.answer(sql, limits=limits, query_id=query_id, reader=asking.reader)
         if isinstance(answer, Answer):
             asking.budget.spend(answer.table.nbytes)
-            table = await _take(gathering, answer.table)
-            return _answered(target, gathering, table, answer.scan.seconds, answer.scan.rows, answer.scan.bytes)
+            table = await take(gathering, answer.table)
+            return _answered(target, gathering, table, answer.scan.seconds, answer.scan)
         endpoint = FlightEndpoint(location=self.own_flight(), certificate=answer.certificate, ticket=answer.ticket)
-        table = await _read(endpoint, gathering, asking, seconds)
-        return _answered(target, gathering, table, trio.current_time() - began, 0, 0)
+        table, scan = await read(endpoint, asking.secret, gathering, asking.budget, seconds)
+        return _answered(target, gathering, table, trio.current_time() - began, scan)
 
     async def _remote(
         self, target: Target, cluster: Cluster, gathering: Gathering, asking: _Asking, seconds: float
     ) -> Part:
+        until = trio.current_time() + seconds
+        delivery = await self.ways.choose(cluster, seconds)
+        came = await self._by(delivery, target, cluster, gathering, asking, until)
+        if isinstance(came, Part):
+            return came
+        self.ways.failed(cluster, delivery)
+        another = None if gathering.rows else await self.ways.another(cluster, delivery, _left(until))
+        if another is None:
+            raise came
+        log.info("part asked for by another way", cluster=target.name, way=another.way, cause=came.message)
+        try:
+            again = await self._by(another, target, cluster, gathering, asking, until)
+        except SynDBError as error:
+            again = error
+        if isinstance(again, Part):
+            return again
+        raise type(came)(f"{came.message}; then {again.message}", hint=again.hint or came.hint)
+
+    async def _by(
+        self,
+        delivery: Delivery,
+        target: Target,
+        cluster: Cluster,
+        gathering: Gathering,
+        asking: _Asking,
+        until: float,
+    ) -> Part | SynDBError:
+        """The part, or why it did not come this way.
+
+        Raises:
+            SynDBError: it comes by no way.
+        """
         began = trio.current_time()
         peer = self.peer(cluster)
         stop = True
-        delivery = await self.ways.choose(cluster, seconds)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._fail_when_unroutable, cluster)
                 question = AnalyticsQuery(
                     query_id=asking.query_id,
                     plan=target.plan,
-                    seconds=seconds,
+                    seconds=_left(until),
                     reader=asking.reader,
                     delivery=delivery.way,
                     push_to=delivery.push_to,
                 )
-                result: AnalyticsResult = await peer.ask(question, timeout=seconds)
-                left = max(seconds - (trio.current_time() - began), LEAST_SECONDS)
-                with _damage():
-                    table = await self._collect(cluster, delivery, result, gathering, asking, left)
-                stop = False
+                result: AnalyticsResult = await peer.ask(question, timeout=question.seconds)
+                with damage():
+                    taken = await self._collect(cluster, delivery, result, gathering, asking, _left(until))
+                if not isinstance(taken, SynDBError):
+                    stop = False
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             error = _single(group)
@@ -247,8 +270,10 @@ class FanOut:
                 await _cancel(peer, asking.query_id)
             if delivery.push_to is not None:
                 await self._forget(delivery)
-        spent = trio.current_time() - began
-        return _answered(target, gathering, table, spent, result.scanned_rows, result.scanned_bytes)
+        if isinstance(taken, SynDBError):
+            return taken
+        table, scan = taken
+        return _answered(target, gathering, table, trio.current_time() - began, scan)
 
     async def _collect(
         self,
@@ -258,20 +283,19 @@ class FanOut:
         gathering: Gathering,
         asking: _Asking,
         seconds: float,
-    ) -> pa.Table | None:
+    ) -> Taken | SynDBError:
+        """The part that an answer is about, or why it did not come."""
         if result.inline is not None:
             asking.budget.spend(len(result.inline))
             with pa.ipc.open_stream(result.inline) as reader:
-                return await _take(gathering, reader.read_all())
-        if result.pushed:
-            endpoint = await self.ways.claim(delivery, asking.reader)
-        else:
-            endpoint = _at_node(cluster, result)
+                table = await take(gathering, reader.read_all())
+            return table, Scan(result.scanned_rows, result.scanned_bytes)
         try:
-            return await _read(endpoint, gathering, asking, seconds)
-        except PeerUnavailable:
-            self.ways.failed(cluster, delivery)
-            raise
+            endpoint = await self.ways.claim(delivery, asking.reader) if result.pushed else _at_node(cluster, result)
+            return await read(endpoint, asking.secret, gathering, asking.budget, seconds)
+        except ON_THE_WAY as error:
+            what = DELIVERED if result.pushed else FETCHED
+            return type(error)(f"{what}: {error.message}", hint=error.hint)
 
     async def _forget(self, delivery: Delivery) -> None:
         with trio.CancelScope(shield=True), trio.move_on_after(CANCEL_SECONDS):
@@ -283,6 +307,10 @@ class FanOut:
     async def _fail_when_unroutable(self, cluster: Cluster) -> None:
         cause = await self.directory.wait_unroutable(cluster.record.id)
         raise PeerUnavailable(f"the node stopped answering: {cause}")
+
+
+def _left(until: float) -> float:
+    return max(until - trio.current_time(), LEAST_SECONDS)
 
 
 def _at_node(cluster: Cluster, result: AnalyticsResult) -> FlightEndpoint:
@@ -311,47 +339,6 @@ def no_flight(cluster: Cluster) -> str:
     )
 
 
-async def _read(endpoint: FlightEndpoint, gathering: Gathering, asking: _Asking, seconds: float) -> pa.Table | None:
-    """Take a part from a Flight server, in a thread; at most as fast as it is taken in here."""
-    reading = flight.Reading(endpoint, seconds=seconds, max_bytes=sys.maxsize, secret=asking.secret)
-    try:
-        read = partial(_drain, reading, gathering, asking.budget)
-        return await trio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=_readers)
-    except trio.Cancelled:
-        reading.cancel()
-        raise
-
-
-def _drain(reading: flight.Reading, gathering: Gathering, budget: Budget) -> pa.Table | None:
-    """A whole result, every batch counted as it comes; blocks."""
-    for batch in reading.batches():
-        budget.spend(batch.nbytes)
-        gathering.add(batch)
-    return gathering.end(reading.schema)
-
-
-async def _take(gathering: Gathering, table: pa.Table) -> pa.Table | None:
-    """Take in a part that is here. What is large, or is written to a disk, is not for the loop."""
-    if table.nbytes <= CHECKED_HERE_BYTES and isinstance(gathering, Whole):
-        return _add_all(gathering, table)
-    return await trio.to_thread.run_sync(_add_all, gathering, table, abandon_on_cancel=True, limiter=_checkers)
-
-
-def _add_all(gathering: Gathering, table: pa.Table) -> pa.Table | None:
-    for batch in table.to_batches():
-        gathering.add(batch)
-    return gathering.end(table.schema)
-
-
-@contextlib.contextmanager
-def _damage() -> Iterator[None]:
-    """A peer's Arrow is foreign until every offset is checked: whatever pyarrow raises over it is one failed part."""
-    try:
-        yield
-    except (DataError, pa.ArrowException, OSError, ValueError, LookupError, NotImplementedError) as error:
-        raise IncompleteResult(f"the node sent a part that cannot be used: {error}") from error
-
-
 async def _cancel(peer: ActorRef, query_id: UUID) -> None:
     with trio.CancelScope(shield=True), trio.move_on_after(CANCEL_SECONDS):
         try:
@@ -360,16 +347,14 @@ async def _cancel(peer: ActorRef, query_id: UUID) -> None:
             log.debug("could not cancel", cause=error.message)
 
 
-def _answered(
-    target: Target, gathering: Gathering, table: pa.Table | None, seconds: float, scanned_rows: int, scanned_bytes: int
-) -> Part:
+def _answered(target: Target, gathering: Gathering, table: pa.Table | None, seconds: float, scan: Scan) -> Part:
     outcome = NodeOutcome(
         cluster=target.name,
         status="answered",
         rows=gathering.rows,
         seconds=seconds,
-        scanned_rows=scanned_rows,
-        scanned_bytes=scanned_bytes,
+        scanned_rows=scan.rows,
+        scanned_bytes=scan.bytes,
         bytes=gathering.bytes,
     )
     return Part(outcome, table)

@@ -7,7 +7,8 @@
 | frames | the node is connected through a relay only | the part travels inside the answer, up to a size that the node sets |
 
 Whether the Flight server is reached is tried: a TLS handshake against the pinned certificate, repeated regularly, when
-the node has come back or announces something else, and after a failure. So a change of the network changes the way.
+the node has come back or announces something else, and after a failure. So a change of the network changes the way. A
+part of which nothing has come is asked for once more by another way, if there is one.
 """  # noqa: E501 - a table
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ class Ways(Protocol):
         """The part did not come this way."""
         ...
 
+    async def another(self, cluster: Cluster, delivery: Delivery, seconds: float) -> Delivery | None:
+        """By which other way than one that failed a part may come, if by any."""
+        ...
+
 
 class AlwaysPull:
     """The hub reaches every node."""
@@ -84,6 +89,10 @@ class AlwaysPull:
 
     def failed(self, cluster: Cluster, delivery: Delivery) -> None:
         """See the protocol."""
+
+    async def another(self, cluster: Cluster, delivery: Delivery, seconds: float) -> Delivery | None:
+        """See the protocol."""
+        return None
 
 
 class Receiver(Protocol):
@@ -167,10 +176,7 @@ class ChosenWays:
             with trio.move_on_after(seconds):
                 await self._look(cluster)
             way = self.way(cluster) or "pull"
-        if way == "push":
-            endpoint = await self._receiver.expect(seconds)
-            return Delivery("frames") if endpoint is None else Delivery("push", endpoint)
-        return Delivery(way)
+        return await self._delivery(way, seconds)
 
     async def claim(self, delivery: Delivery, reader: bytes) -> FlightEndpoint:
         """See the protocol."""
@@ -188,6 +194,22 @@ class ChosenWays:
         self._probed.pop(cluster.record.id, None)
         if delivery.way == "push":
             self._undelivered[cluster.record.id] = trio.current_time()
+
+    async def another(self, cluster: Cluster, delivery: Delivery, seconds: float) -> Delivery | None:
+        """See the protocol."""
+        match delivery.way:
+            case "pull":
+                return await self._delivery(self._without_pull(cluster), seconds)
+            case "push":
+                return await self.choose(cluster, seconds)
+            case "frames":
+                return None
+
+    async def _delivery(self, way: DeliveryWay, seconds: float) -> Delivery:
+        if way != "push":
+            return Delivery(way)
+        endpoint = await self._receiver.expect(seconds)
+        return Delivery("frames") if endpoint is None else Delivery("push", endpoint)
 
     def _without_pull(self, cluster: Cluster) -> DeliveryWay:
         undelivered = self._undelivered.get(cluster.record.id)
@@ -223,13 +245,13 @@ async def greet(endpoints: Endpoints) -> None:
     address = urlsplit(endpoints.flight)
     try:
         context = ssl.create_default_context(cadata=endpoints.flight_certificate)
+        name = server_name(endpoints.flight_certificate)
     except (ssl.SSLError, ValueError) as error:
         raise ConfigError(f"the certificate that the node registered is none: {error}") from None
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it is pinned itself, whoever has signed it
     context.set_alpn_protocols(["h2"])
     stream = await trio.open_tcp_stream(address.hostname or "", address.port or 0)
     try:
-        name = server_name(endpoints.flight_certificate)
         await trio.SSLStream(stream, context, server_hostname=name).do_handshake()
     finally:
         await trio.aclose_forcefully(stream)

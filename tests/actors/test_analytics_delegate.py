@@ -162,7 +162,7 @@ async def test_through_a_relay_a_part_travels_in_the_answer_up_to_the_size_the_o
 async def test_a_larger_part_is_refused_and_its_query_ended(start: Start) -> None:
     engine = ready(answers=lambda: Offer(b"ticket", "grpc+tls://127.0.0.1:1", "pem", 30.0))
     asked = question().model_copy(update={"delivery": "frames"})
-    with pytest.raises(LimitExceeded, match="only through a relay") as refused:
+    with pytest.raises(LimitExceeded, match="only inside an answer") as refused:
         await (await start(engine, frame_bytes=300_000)).ask(asked, timeout=5)
     assert "300000 bytes" in refused.value.message
     assert engine.cancelled == [str(asked.query_id)]

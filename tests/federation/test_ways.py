@@ -71,7 +71,15 @@ def test_a_node_whose_port_closes_delivers_its_results_and_is_asked_for_them_whe
         federation.wait_datasets({"worm": 1})
         assert eventually(lambda: way(federation) == "pull", seconds=CHANGE_SECONDS)
         fetched = federation.query(ROWS)
-    assert fetched["provenance"]["nodes"][0]["bytes"] > 64 * 1024
+    [outcome] = fetched["provenance"]["nodes"]
+    assert outcome["bytes"] > 64 * 1024
+    assert outcome["scanned_rows"] >= len(fetched["rows"])
+    # The hub has not noticed yet: the same query comes by the other way.
+    unnoticed = federation.query(ROWS)
+    assert sorted(unnoticed["rows"]) == sorted(fetched["rows"])
+    assert unnoticed["provenance"]["complete"]
+    assert unnoticed["provenance"]["nodes"][0]["scanned_rows"] == outcome["scanned_rows"]
+    assert "part asked for by another way" in (federation.folder / "hub.log").read_text()
     assert eventually(lambda: way(federation) == "push", seconds=CHANGE_SECONDS)
     delivered = federation.query(ROWS)
     assert delivered["provenance"]["complete"]

@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from syndb_common.engine.interface import Limits, Offer
+from syndb_common.engine.interface import Limits, Offer, Scan
 from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.offers import MAX_OF_ONE_READER, OFFER_SECONDS, Offers
 from syndb_common.errors import NotFound, TooManyRequests
@@ -30,6 +30,9 @@ class _Range:
 
     def read(self) -> Any:
         yield pa.record_batch([pa.array([self.number])], schema=SCHEMA)
+
+    def scan(self) -> Scan:
+        return Scan()
 
     def end(self) -> None:
         self.ended += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -26,11 +26,13 @@ from syndb_common.errors import (
     PolicyRefused,
     SynDBError,
 )
+from syndb_common.flight import client as flight
 from syndb_common.messages import Acknowledged, AnalyticsQuery, AnalyticsResult, CancelQuery, FlightEndpoint
 from syndb_common.syql import Plan, parse, partial_schema, plan
 from syndb_hub.federation import fan_out, gathering
 from syndb_hub.federation.fan_out import FanOut, Part
 from syndb_hub.federation.targets import Target
+from syndb_hub.federation.ways import AlwaysPull, Delivery
 from tests.actors.federation_parts import ENDPOINTS, Peer, cluster, published
 
 COUNT = plan(parse("SELECT COUNT(*) AS n FROM synapses"), [published("worm")])
@@ -248,6 +250,7 @@ async def test_a_ticket_is_redeemed_only_at_the_address_the_node_registered() ->
 
     class Reading:
         schema = part().schema
+        scan = Scan(10, 100)
 
         def __init__(self, endpoint: FlightEndpoint, **options: Any) -> None:
             seen.append(endpoint)
@@ -257,12 +260,86 @@ async def test_a_ticket_is_redeemed_only_at_the_address_the_node_registered() ->
             return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fan_out.flight, "Reading", Reading)
+        patch.setattr(flight, "Reading", Reading)
         federation = Federation(a=lambda message: AnalyticsResult(endpoint=elsewhere))
         parts = await federation.ask()
     registered = federation.nodes["a"].record.endpoints
     assert (seen[0].location, seen[0].ticket) == (registered.flight, b"ticket")
-    assert parts["a"].outcome.status == "answered"
+    outcome = parts["a"].outcome
+    assert (outcome.status, outcome.scanned_rows, outcome.scanned_bytes) == ("answered", 10, 100)
+
+
+class TwoWays(AlwaysPull):
+    """First the hub fetches; when that fails, the part comes as said."""
+
+    def __init__(self, other: Delivery | None) -> None:
+        self.other = other
+        self.lost: list[str] = []
+
+    def failed(self, cluster: Cluster, delivery: Delivery) -> None:
+        self.lost.append(delivery.way)
+
+    async def another(self, cluster: Cluster, delivery: Delivery, seconds: float) -> Delivery | None:
+        await trio.lowlevel.checkpoint()
+        return self.other
+
+
+def breaks_after(batches: int) -> type:
+    """A Flight server whose stream breaks off."""
+
+    class Reading:
+        schema = part().schema
+
+        def __init__(self, endpoint: FlightEndpoint, **options: Any) -> None:
+            """It can always be connected to."""
+
+        def batches(self) -> Iterator[pa.RecordBatch]:
+            yield from part().to_batches() * batches
+            raise PeerUnavailable("connection refused")
+
+    return Reading
+
+
+OFFER = AnalyticsResult(endpoint=FlightEndpoint(location="grpc+tls://192.0.2.1:1", certificate="pem", ticket=b"ticket"))
+
+
+async def by_two_ways(other: Delivery | None, then: Any, batches: int = 0) -> tuple[Part, Peer, TwoWays]:
+    """A part whose pull breaks off after so many batches, and what a node answers when it is asked again."""
+    answers = iter([lambda message: OFFER, then])
+    federation = Federation(a=lambda message: next(answers)(message))
+    ways = TwoWays(other)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flight, "Reading", breaks_after(batches))
+        targets = [Target(federation.nodes["a"], COUNT)]
+        [found] = await replace(federation.fan_out, ways=ways).ask(targets, uuid4(), SECONDS)
+    return found, federation.peers["a"], ways
+
+
+async def test_a_part_that_does_not_come_by_one_way_is_asked_for_by_another_once_the_first_has_ended() -> None:
+    found, peer, ways = await by_two_ways(Delivery("frames"), lambda message: inline(part()))
+    assert found.outcome.status == "answered"
+    first, cancel, second = peer.asked
+    assert (first.delivery, type(cancel), second.delivery) == ("pull", CancelQuery, "frames")
+    assert second.seconds <= first.seconds
+    assert ways.lost == ["pull"]
+
+
+async def test_a_part_that_comes_by_no_way_fails_and_names_them() -> None:
+    found, peer, _ = await by_two_ways(Delivery("frames"), fails(LimitExceeded("larger than 512 KiB")))
+    assert found.outcome.code == "peer_unavailable"
+    assert found.outcome.cause == (
+        "the part could not be fetched from the node's Flight server: connection refused; then larger than 512 KiB"
+    )
+    assert peer.count(AnalyticsQuery) == 2
+
+
+@pytest.mark.parametrize(("other", "batches"), [(None, 0), (Delivery("frames"), 1)])
+async def test_a_part_is_not_asked_for_again_without_another_way_or_once_something_of_it_has_come(
+    other: Delivery | None, batches: int
+) -> None:
+    found, peer, ways = await by_two_ways(other, lambda message: inline(part()), batches)
+    assert "could not be fetched from the node's Flight server" in found.outcome.cause
+    assert (peer.count(AnalyticsQuery), ways.lost) == (1, ["pull"])
 
 
 async def test_a_flight_server_whose_address_nobody_approved_is_not_dialled() -> None:

@@ -118,6 +118,26 @@ async def test_a_part_that_could_not_be_fetched_has_the_next_one_tried_anew() ->
     assert await network.choose() == "push"
 
 
+@pytest.mark.parametrize(
+    ("flight", "direct", "ways"),
+    [
+        (True, True, ["pull", "push", "pull"]),
+        (True, False, ["pull", "frames", None]),
+        (False, True, ["push", "frames", None]),
+        (False, False, ["frames", None]),
+    ],
+)
+async def test_what_did_not_come_by_one_way_may_by_another(flight: bool, direct: bool, ways: list[str | None]) -> None:
+    network = Network(flight=flight, direct=direct)
+    delivery: Delivery | None = await network.ways.choose(network.node, 10.0)
+    found: list[str | None] = []
+    while delivery is not None and len(found) < len(ways):
+        found.append(delivery.way)
+        network.ways.failed(network.node, delivery)
+        delivery = await network.ways.another(network.node, delivery, 10.0)
+    assert [*found, None][: len(ways)] == ways
+
+
 async def test_a_node_whose_delivery_did_not_come_answers_in_frames_for_a_while(autojump_clock: MockClock) -> None:
     network = Network(flight=False)
     network.ways.failed(network.node, await network.ways.choose(network.node, 10.0))
