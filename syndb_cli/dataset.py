@@ -57,9 +57,8 @@ def upload_command(
             with bars() as progress:
                 result = upload(_target(config), described, dataset, rows, progress, key=key)
         except KeyboardInterrupt:
-            raise Cancelled(
-                "the upload was stopped", hint="Repeat the command to go on; what was sent is kept for a day."
-            ) from None
+            note("What was sent is kept for a day: repeat the command to go on.")
+            raise
         facts = {"dataset": described.dataset, "dataset_id": str(dataset), **result.model_dump(mode="json")}
         if as_json:
             show_json(facts)

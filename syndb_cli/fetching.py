@@ -7,6 +7,7 @@ file itself appears when all of it is there and its SHA-256 is the one the hub a
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -31,6 +32,7 @@ LONGEST_PAUSE_SECONDS = 3.0
 STALL_SECONDS = 60.0
 """How long the hub may send nothing."""
 _BLOCK = 1024 * 1024
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHECKSUM = re.compile(r'"([0-9a-f]{64})"')
 
 Progress = Callable[[int, int | None], None]
@@ -70,6 +72,7 @@ def fetch(
     Raises:
         IncompleteResult: the connection broke and the hub did not come back in time.
         DataError: what came is not what the hub announced; it was deleted.
+        Unavailable: there is no room here; what has come stays for the next time.
         InvalidRequest: the file cannot be written here.
         SynDBError: the hub refused.
     """
@@ -77,7 +80,10 @@ def fetch(
     try:
         return _fetch(hub, path, part, params or {}, PATIENCE_SECONDS if patience is None else patience, progress)
     except OSError as error:
-        raise InvalidRequest(f"cannot write {target}: {error.strerror or error}") from error
+        said = f"cannot write {target}: {error.strerror or error}"
+        if error.errno in _NO_ROOM:
+            raise Unavailable(said, hint="Make room and run the same command again: it goes on from there.") from error
+        raise InvalidRequest(said) from error
     finally:
         part.close()
 
@@ -99,7 +105,7 @@ class _Part:
         """Take up what an earlier attempt has left, if it is a part of the same."""
         about = _read_json(self._about)
         same = about is not None and about.get("source") == self._source and _is_checksum(about.get("sha256"))
-        self._file = self.path.open("r+b" if self.path.is_file() else "w+b")
+        self._file = self.path.open("r+b" if self.path.is_file() else "w+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -124,9 +130,12 @@ class _Part:
 
     def add(self, piece: bytes) -> None:
         """What comes next."""
-        self._file.write(piece)
-        self.digest.update(piece)
-        self.size += len(piece)
+        rest = memoryview(piece)
+        while rest:
+            taken = rest[: self._file.write(rest)]
+            self.digest.update(taken)
+            self.size += len(taken)
+            rest = rest[len(taken) :]
 
     def finish(self) -> str:
         """Check all of it and give it its name."""
@@ -137,7 +146,6 @@ class _Part:
                 f"{self.target.name} came damaged: its SHA-256 is not the one the hub announced",
                 hint="Fetch it again; nothing of it was kept.",
             )
-        self._file.flush()
         os.fsync(self._file.fileno())
         self.path.replace(self.target)
         self._about.unlink(missing_ok=True)

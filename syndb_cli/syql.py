@@ -142,7 +142,9 @@ def _deliver(hub: Connection, job_id: str, wanted: Format, output: Path | None) 
         with bar(output.name) as progress:
             fetched = fetch(hub, path, output, params=params, progress=progress)
     except Unavailable as error:
-        error.hint = f"Go on from there: syndb syql --job {job_id} --output {output} --format {wanted}"
+        error.hint = (
+            f"Go on from there, once that is mended: syndb syql --job {job_id} --output {output} --format {wanted}"
+        )
         raise
     note(f"wrote {output} ({fetched.bytes:,} bytes)")
 

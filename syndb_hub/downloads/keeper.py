@@ -235,6 +235,10 @@ class Downloads:
             await trio.to_thread.run_sync(_note, folder, done)
         except SynDBError as error:
             failed = error
+        except OSError as error:
+            failed = Unavailable(
+                f"the download cannot be stored: {error.strerror or error}", hint="Check free space on the hub's disk."
+            )
         except Exception:
             _log.exception("a download failed unexpectedly", download_id=str(download.download_id))
             failed = SynDBError("the download failed for an unexpected reason", hint="The hub's log has the details.")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,6 +136,25 @@ def test_what_cannot_be_done_is_refused_before_the_hub_is_asked(server: FileServ
     assert done.exit_code == 2, done.output
     assert server.requests == []
     assert names() == ["file", "folder"]
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_next_command_does(server: FileServer) -> None:
+    """Ctrl-C in a process of its own, as a shell sends it."""
+    server.pace, server.piece = 0.05, 8_000
+    words = [sys.executable, "-m", "syndb_cli.main", "dataset", "download", "worm-a"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        while not Path(".worm-a-v2.tar.xz.part").exists() or not Path(".worm-a-v2.tar.xz.part").stat().st_size:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, "run the same command again" in said, "Traceback" in said) == (130, True, False), said
+    assert not Path("worm-a-v2.tar.xz").exists()
+    server.pace = 0.0
+    done = download("worm-a")
+    assert "went on after" in done.stderr
+    assert Path("worm-a-v2.tar.xz").read_bytes() == CONTENT
+    assert names() == ["worm-a-v2.tar.xz"]
 
 
 def test_no_hub_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

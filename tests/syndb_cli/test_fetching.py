@@ -20,6 +20,7 @@ from syndb_cli import client, fetching
 from syndb_cli.client import Connection
 from syndb_cli.fetching import Fetched, fetch
 from syndb_common.errors import Conflict, DataError, DeadlineExceeded, IncompleteResult, InvalidRequest, Unavailable
+from tests.small_disk import enlarge, small_disk
 from tests.syndb_cli.file_server import FileServer, serving
 
 PATH = "/v1/neurodata/downloads/x/files/worm-a-v2.tar.xz"
@@ -158,6 +159,18 @@ def test_two_commands_do_not_write_the_same_file(server: FileServer, tmp_path: P
 def test_a_place_that_cannot_be_written_is_an_error_of_the_request(server: FileServer, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="cannot write"):
         get(server, tmp_path / "no" / "rows")
+
+
+def test_a_disk_that_is_full_is_said_and_gone_on_with_when_there_is_room(server: FileServer, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 100) as disk:
+        with pytest.raises(Unavailable, match="No space left on device") as full:
+            get(server, disk / "rows", patience=20)
+        assert "Make room" in full.value.hint
+        assert names(disk) == [".rows.part", ".rows.part.json"]
+        enlarge(disk, 1000)
+        assert get(server, disk / "rows").resumed_at > 50_000
+        assert (disk / "rows").read_bytes() == CONTENT
+        assert names(disk) == ["rows"]
 
 
 def test_a_killed_client_leaves_nothing_that_looks_whole_and_the_next_one_goes_on(

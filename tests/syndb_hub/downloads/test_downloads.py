@@ -26,6 +26,7 @@ from syndb_hub.auth import Right
 from syndb_hub.downloads import Downloads
 from syndb_hub.jobs import JobStatus
 from syndb_hub.settings import JobSettings
+from tests.small_disk import enlarge, small_disk
 
 WORM = dataset_id("worm-a")
 CIDS = [uuid4() for _ in range(3)]
@@ -282,6 +283,24 @@ async def test_downloads_expire_and_the_oldest_give_way(hub, tmp_path):
             downloads.get(first.download_id)
         assert downloads.get(second.download_id) == second
         nursery.cancel_scope.cancel()
+
+
+async def test_a_full_disk_is_said_leaves_nothing_and_then_it_works(hub, tmp_path):
+    numbers = [f"{number:032x}" for number in range(20_000)]
+    hub.federation.held = [version(2, neurons=len(numbers))]
+    hub.queries.tables = {"neurons": rows(2, name=numbers)}
+    with small_disk(tmp_path / "disk", 300) as disk:
+        async with trio.open_nursery() as nursery:
+            downloads = Downloads(disk / "downloads", hub.jobs, hub.federation.holdings, JobSettings())
+            await nursery.start(downloads.run)
+            full = await prepared(downloads, 2)
+            assert (full.status, full.error.code) == (JobStatus.FAILED, "unavailable")
+            assert "No space left on device" in full.error.error
+            assert "free space on the hub's disk" in full.error.hint
+            assert list((disk / "downloads").iterdir()) == []
+            enlarge(disk, 5000)
+            assert (await prepared(downloads, 2)).status is JobStatus.COMPLETED
+            nursery.cancel_scope.cancel()
 
 
 async def test_the_nodes_are_asked_too(hub):
