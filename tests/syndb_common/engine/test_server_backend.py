@@ -252,7 +252,7 @@ async def run_until_it_dies(
 
 async def ask_until_it_dies(engine: LocalEngine, sql: str) -> None:
     with suppress(EngineUnavailable):
-        await engine.query(sql)
+        await engine.query(sql, limits=Limits(seconds=600))
 
 
 @pytest.mark.slow
