@@ -10,8 +10,9 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -115,7 +116,7 @@ def restore(path: Path, kind: Literal["node", "hub"], data_dir: Path, tell: Tell
     Killed at any moment, it leaves ``data_dir`` as it was or whole; what it had built so far goes with the next one.
 
     Raises:
-        Conflict: there is something in ``data_dir``.
+        Conflict: there is something in ``data_dir``, or another user could change what is being built beside it.
         DataError: the archive is damaged, or another daemon's.
         IncompleteResult: what was restored does not have its content hash; ``data_dir`` is as it was.
     """
@@ -136,9 +137,9 @@ def restore(path: Path, kind: Literal["node", "hub"], data_dir: Path, tell: Tell
 def _building(data_dir: Path) -> Iterator[Path]:
     """An empty folder beside ``data_dir``, ours alone; gone afterwards unless it was put in place."""
     _refuse_existing(data_dir)
+    _refuse_others_place(data_dir)
     building = data_dir.with_name(f".{data_dir.name}.restoring")
-    building.mkdir(mode=0o700, exist_ok=True)
-    handle = os.open(building, os.O_RDONLY | os.O_DIRECTORY)
+    handle = _open_own(building)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,6 +154,32 @@ def _building(data_dir: Path) -> Iterator[Path]:
                 building.rmdir()
     finally:
         os.close(handle)
+
+
+def _open_own(folder: Path) -> int:
+    """Make a folder if there is none, and open it: what somebody else put there may lead anywhere."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        if os.fstat(handle).st_uid == os.geteuid():
+            return handle
+        os.close(handle)
+    raise Conflict(f"{folder} is no folder of yours", hint="remove it, and do this again")
+
+
+def _refuse_others_place(data_dir: Path) -> None:
+    """Root builds only where nobody else can put another folder in the place of the one that is being built."""
+    if os.geteuid() != 0:
+        return
+    for folder in data_dir.parents:
+        state = folder.stat()
+        shared = state.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not state.st_mode & stat.S_ISVTX
+        if state.st_uid != 0 or shared:
+            raise Conflict(
+                f"root cannot restore safely below {folder}: others can change it",
+                hint="restore as the user to whom it belongs, or into a folder of root's and move it then",
+            )
 
 
 def _empty(folder: Path) -> None:
@@ -180,7 +207,7 @@ def _build(reader: Reader, building: Path, tell: Tell) -> None:
 
 
 def _put_in_place(building: Path, data_dir: Path) -> None:
-    _hand_over(building, data_dir if data_dir.exists() else data_dir.parent)
+    _hand_over(building, data_dir)
     os.sync()  # everything is on the disk before its name is
     _refuse_existing(data_dir)
     try:
@@ -193,11 +220,12 @@ def _put_in_place(building: Path, data_dir: Path) -> None:
     sync_folder(data_dir.parent)
 
 
-def _hand_over(folder: Path, model: Path) -> None:
+def _hand_over(building: Path, data_dir: Path) -> None:
     """What root restores belongs to whom the place belongs: a service without privileges has to read it."""
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or not data_dir.exists():
         return
-    owner = model.stat()
-    for place, _, names in os.walk(folder):
-        for path in (place, *(os.path.join(place, name) for name in names)):
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    owner = data_dir.stat()
+    for place, folders, names in os.walk(building):
+        for name in (*folders, *names):
+            os.chown(os.path.join(place, name), owner.st_uid, owner.st_gid, follow_symlinks=False)
+    os.chown(building, owner.st_uid, owner.st_gid)  # the way in comes last

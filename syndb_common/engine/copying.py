@@ -187,12 +187,19 @@ class Versions:
         there = set() if held is None else {tuple(row.values()) for row in held.to_pylist()}
         missing = [number for number, row in enumerate(entries.to_pylist()) if tuple(row.values()) not in there]
         if missing:
-            with self._keeper.working(_LIMITS) as work:
-                work.insert(f"{RECORDS}.changes", entries.schema, entries.take(missing).to_batches())
+            self._insert(f"{RECORDS}.changes", Rows(entries.schema, iter(entries.take(missing).to_batches())))
 
     def _write(self, commit: Commit, table: str, source: Source) -> None:
-        with source(table) as rows, self._keeper.working(_LIMITS) as work:
-            work.insert(f"{DATABASE}.{table}", rows.schema, rows.batches)
+        with source(table) as rows:
+            self._insert(f"{DATABASE}.{table}", rows)
+
+    def _insert(self, target: str, rows: Rows) -> None:
+        """Append rows; the names of their columns come from an archive and become part of a statement."""
+        there = self._select(f"SELECT * FROM {target} LIMIT 0").schema.names
+        if unknown := sorted(set(rows.schema.names) - set(there)):
+            raise DataError(f"{target} has no column {unknown[0][:100]!r}", hint="update SynDB and do this again")
+        with self._keeper.working(_LIMITS) as work:
+            work.insert(target, rows.schema, rows.batches)
 
     def _drop(self, commit: Commit, table: str) -> None:
         """Remove what a copy that was cut short has left."""

@@ -20,8 +20,10 @@ import pyarrow as pa
 import pytest
 import trio
 
+from syndb_common.engine.backup import restore
 from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.published import versions
+from syndb_common.errors import Conflict
 from syndb_common.tables.versions import PublishedVersion
 from tests.syndb_node.stopped_node import ALL, ROWS, command_words, run_command, stopped_node
 
@@ -200,7 +202,16 @@ def test_a_backup_that_was_cut_off_is_found(saved: Path, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["damaged.tar"]
 
 
-def test_content_that_does_not_have_its_hash_is_not_restored(saved: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("forge", "code", "says"),
+    [
+        ("rows", 10, "version 1 of worm is damaged: its content hash"),
+        ("columns", 3, "syndb.neurons has no column"),
+    ],
+)
+def test_content_that_somebody_has_forged_is_not_restored(
+    saved: Path, tmp_path: Path, forge: str, code: int, says: str
+) -> None:
     """All checksums are right here: somebody has changed the rows and written the manifest anew."""
     forged = tmp_path / "forged.tar"
     with tarfile.open(saved) as source, tarfile.open(forged, "w") as target:
@@ -210,7 +221,7 @@ def test_content_that_does_not_have_its_hash_is_not_restored(saved: Path, tmp_pa
         for member in source:
             content = source.extractfile(member).read()  # type: ignore[union-attr]
             if member.name == changed:
-                content = _forged(content)
+                content = _forged(content, forge)
                 digest = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
                 worm["tables"]["neurons"] = digest
             elif member.name == "manifest.json":
@@ -219,19 +230,49 @@ def test_content_that_does_not_have_its_hash_is_not_restored(saved: Path, tmp_pa
                 content = hashlib.sha256(manifest_bytes).hexdigest().encode()
             _add(target, member.name, content)
     done = _syndb_node("engine", "restore", forged, "--data-dir", tmp_path / "data")
-    assert done.returncode == 10
-    assert "version 1 of worm is damaged: its content hash" in done.stderr
+    assert (done.returncode, says in done.stderr) == (code, True), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["forged.tar"]
 
 
-def _forged(content: bytes) -> bytes:
+def _forged(content: bytes, forge: str) -> bytes:
+    """Other rows; or the same below a name of a column that goes on as a statement."""
     rows = pa.ipc.open_stream(content).read_all()
     place = rows.schema.get_field_index("name")
-    rows = rows.set_column(place, rows.schema.field(place), pa.array(["forged"] * rows.num_rows))
+    if forge == "rows":
+        rows = rows.set_column(place, rows.schema.field(place), pa.array(["forged"] * rows.num_rows))
+    else:
+        names = rows.schema.names
+        rows = rows.rename_columns([*names[:-1], f"{names[-1]}`) SETTINGS (`max_threads"])
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows)
     return bytes(sink.getvalue())
+
+
+def test_a_restore_follows_no_link_that_somebody_has_laid_out(saved: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious").touch()
+    (tmp_path / ".data.restoring").symlink_to(victim)
+    done = _syndb_node("engine", "restore", saved, "--data-dir", tmp_path / "data")
+    assert (done.returncode, "is no folder of yours" in done.stderr) == (6, True), done.stderr
+    assert [path.name for path in victim.iterdir()] == ["precious"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_builds_only_where_nobody_else_can_change_what_it_builds(saved: Path, tmp_path: Path) -> None:
+    for place in ("others", "all"):
+        (tmp_path / place / "below").mkdir(parents=True)
+    os.chown(tmp_path / "others", 1234, 1235)
+    (tmp_path / "all").chmod(0o777)
+    for place in ("others", "others/below", "all", "all/below"):
+        with pytest.raises(Conflict, match="others can change it"):
+            restore(saved, "node", tmp_path / place / "data", print)
+    (tmp_path / "kept" / ".data.restoring").mkdir(parents=True)
+    os.chown(tmp_path / "kept" / ".data.restoring", 1234, 1235)
+    with pytest.raises(Conflict, match="no folder of yours"):
+        restore(saved, "node", tmp_path / "kept" / "data", print)
+    assert not list(tmp_path.rglob("*.toml"))
 
 
 def _add(target: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -250,9 +291,14 @@ def test_a_restore_that_is_killed_leaves_nothing_and_can_be_repeated(saved: Path
         os.kill(process.pid, signal.SIGKILL)
     assert not data.exists()
 
+    data.mkdir()
+    if os.geteuid() == 0:
+        os.chown(data, 1234, 1235)  # the user of a service, whose the restored files have to be
+    owner = data.stat().st_uid, data.stat().st_gid
     done = _syndb_node("engine", "restore", saved, "--data-dir", data)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in (data, *data.rglob("*"))} == {owner}
     assert sorted((v.metadata.dataset, v.version) for v in _published(data)[0]) == ALL
 
 
