@@ -35,7 +35,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from bench.result import Result, rate
-from syndb_common.engine.interface import Offer
+from syndb_common.engine.interface import Offer, Scan
 from syndb_common.engine.offers import Offers
 from syndb_common.flight.client import Reading, connect
 from syndb_common.flight.server import FlightServer
@@ -216,6 +216,10 @@ class _Part:
     def read(self) -> Iterator[pa.RecordBatch]:
         """The rows."""
         return iter(self.batches)
+
+    def scan(self) -> Scan:
+        """It costs no query."""
+        return Scan()
 
     def end(self) -> None:
         """There is nothing to give back."""

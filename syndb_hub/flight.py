@@ -20,7 +20,7 @@ from syndb_common.flight.queries import RUN_SECONDS
 from syndb_common.syql.plan import Scope
 from syndb_hub.auth.tokens import TokenService
 from syndb_hub.downloads import check_rows, rows_query, select, tables_of
-from syndb_hub.federation.service import Provenance, Queries, Require
+from syndb_hub.federation.answers import Provenance, Queries, Require
 from syndb_hub.federation.targets import Holding
 from syndb_hub.jobs.runner import JobRunner
 from syndb_hub.store.jobs import Job, JobStatus

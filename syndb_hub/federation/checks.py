@@ -25,8 +25,9 @@ from syndb_common.errors import ConfigError, DeadlineExceeded, PeerUnavailable, 
 from syndb_common.messages import HealthPing, HealthReport
 from syndb_common.syql import Scope
 from syndb_common.tables.versions import PublishedVersion
+from syndb_hub.federation.answers import Queries
 from syndb_hub.federation.fan_out import no_flight
-from syndb_hub.federation.service import Check, Queries
+from syndb_hub.federation.service import Check
 from syndb_hub.federation.ways import greet
 
 Test = Literal["connectivity", "schema", "query"]

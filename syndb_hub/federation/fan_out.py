@@ -27,8 +27,8 @@ from syndb_common.errors import (
 )
 from syndb_common.messages import AnalyticsQuery, AnalyticsResult, CancelQuery, FlightEndpoint
 from syndb_common.syql import needs_care, to_clickhouse
+from syndb_hub.federation.answers import NodeOutcome
 from syndb_hub.federation.gathering import Budget, Gathering, Streamed, Union, Whole
-from syndb_hub.federation.service import NodeOutcome
 from syndb_hub.federation.taking import Taken, checkers, damage, read, take
 from syndb_hub.federation.targets import Target
 from syndb_hub.federation.ways import AlwaysPull, Delivery, Ways

@@ -22,8 +22,8 @@ import trio
 
 from syndb_common.errors import SynDBError
 from syndb_common.syql import Plan, Scope
+from syndb_hub.federation.benchmarks import Benchmark, Benchmarks, QueryType
 from syndb_hub.federation.fan_out import Part
-from syndb_hub.federation.service import Benchmark, Benchmarks, QueryType
 from syndb_hub.federation.targets import Target
 
 log = structlog.get_logger(__name__)

@@ -24,11 +24,7 @@ from syndb_common.errors import DeadlineExceeded, InvalidRequest, SynDBError, Un
 from syndb_common.metrics import QUERY_SECONDS, timed
 from syndb_common.syql import Plan, Query, Scope, parse, partial_schema, plan, to_clickhouse
 from syndb_common.tables.versions import PublishedVersion
-from syndb_hub.federation.fan_out import FanOut, Part
-from syndb_hub.federation.gathering import Union
-from syndb_hub.federation.measuring import Measurements
-from syndb_hub.federation.rows import Rows
-from syndb_hub.federation.service import (
+from syndb_hub.federation.answers import (
     Answered,
     Explanation,
     NodeOutcome,
@@ -37,6 +33,10 @@ from syndb_hub.federation.service import (
     Require,
     VersionRead,
 )
+from syndb_hub.federation.fan_out import FanOut, Part
+from syndb_hub.federation.gathering import Union
+from syndb_hub.federation.measuring import Measurements
+from syndb_hub.federation.rows import Rows
 from syndb_hub.federation.targets import Holding, Targets, assign, check_names, lost, versions, visible, with_missing
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class Planned:
 
 
 class FederatedQueries:
-    """Implements :class:`syndb_hub.federation.service.Queries`.
+    """Implements :class:`syndb_hub.federation.answers.Queries`.
 
     Args:
         directory: the nodes.

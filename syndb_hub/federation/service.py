@@ -1,4 +1,4 @@
-"""What the hub's ways in ask of the federation: questions answered, the state of the nodes, and health.
+"""What the hub's ways in ask of the federation: the state of the nodes, what can be done to them, and health.
 
 HTTP and jobs depend on these protocols only; the actors behind them are composed in :mod:`syndb_hub.tree`.
 """
@@ -6,21 +6,16 @@ HTTP and jobs depend on these protocols only; the actors behind them are compose
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 from uuid import UUID
 
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from syndb_common.messages import JoinChallenge, JoinRequest, RegisterCluster, Registered
-from syndb_common.syql.plan import Plan, Scope
-from syndb_hub.federation.rows import Rows
 
 Health = Literal["healthy", "degraded", "unreachable", "unknown"]
 Standing = Literal["pending", "waiting", "active", "inactive"]
-Require = Literal["any", "all"]
 SchemaState = Literal["current", "behind", "ahead", "unknown"]
 
 
@@ -95,73 +90,6 @@ class FederationStatus(_View):
     schema_version: int
 
 
-class NodeOutcome(_View):
-    """What one node contributed to an answer; ``cause`` and ``code`` say why it did not."""
-
-    cluster: str
-    status: Literal["answered", "skipped", "failed"]
-    cause: str = ""
-    code: str = ""
-    rows: int = 0
-    seconds: float = 0.0
-    scanned_rows: int = 0
-    scanned_bytes: int = 0
-    bytes: int = 0
-
-
-class VersionRead(_View):
-    """One data-set version a question is about, and the node that holds it."""
-
-    dataset: str
-    dataset_id: UUID
-    version: int
-    content_hash: str
-    cluster: str
-
-
-class Provenance(_View):
-    """Where an answer comes from: enough to judge it and to run it again.
-
-    Attributes:
-        plan_hash: SHA-256 of the plan; the same question of the same versions has the same hash.
-        versions: what the answer was computed from.
-        missing_versions: what it should have been computed from too, had their holders answered.
-        truncated: whether a limit cut the answer.
-        complete: whether every node that holds matching data answered.
-    """
-
-    plan_hash: str
-    scope: Scope
-    versions: list[VersionRead] = Field(default_factory=list)
-    missing_versions: list[VersionRead] = Field(default_factory=list)
-    nodes: list[NodeOutcome] = Field(default_factory=list)
-    rows: int = 0
-    scanned_rows: int = 0
-    scanned_bytes: int = 0
-    seconds: float = 0.0
-    truncated: bool = False
-    complete: bool = True
-
-
-class QueryTarget(_View):
-    """Whether a node would be asked, and why or why not."""
-
-    cluster: str
-    included: bool
-    reason: str = ""
-
-
-class Explanation(_View):
-    """A query as it would be executed: the plan, each node's SQL, and the SQL that merges their parts."""
-
-    plan: Plan
-    node_sql: dict[str, str] = Field(default_factory=dict)
-    hub_sql: str = ""
-    targets: list[QueryTarget] = Field(default_factory=list)
-    advisories: list[str] = Field(default_factory=list)
-    estimated_rows: int = 0
-
-
 class ComponentHealth(_View):
     """State of one part of the hub. ``store`` names the product in use, ``detail`` what is wrong."""
 
@@ -169,59 +97,6 @@ class ComponentHealth(_View):
     latency_ms: float | None = None
     store: str = ""
     detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A whole answer and where it comes from."""
-
-    table: pa.Table
-    provenance: Provenance
-
-
-class Queries(Protocol):
-    """Questions in SyQL. All methods raise ``SyQLError`` for a text that cannot be answered, and
-    ``InvalidRequest`` when ``scope`` disagrees with the scope the text itself names."""
-
-    async def check(self, text: str, *, scope: Scope | None, cluster_ids: Sequence[UUID] | None = None) -> None:
-        """Check the text, and nothing more."""
-        ...
-
-    async def explain(
-        self, text: str, *, scope: Scope | None, cluster_ids: Sequence[UUID] | None = None
-    ) -> Explanation:
-        """Check the text and say how it would be executed; nothing is executed."""
-        ...
-
-    async def run(
-        self,
-        text: str,
-        *,
-        scope: Scope | None,
-        cluster_ids: Sequence[UUID] | None = None,
-        seconds: float,
-        require: Require = "any",
-    ) -> Answered:
-        """Execute within ``seconds``; cancelling the call cancels the work at every node.
-
-        Raises:
-            DeadlineExceeded: no answer in time.
-            Unavailable: no node answered, or with ``require="all"`` at least one did not.
-        """
-        ...
-
-    async def run_into(
-        self,
-        text: str,
-        rows: Rows,
-        *,
-        scope: Scope | None,
-        cluster_ids: Sequence[UUID] | None = None,
-        seconds: float,
-        require: Require = "any",
-    ) -> Provenance:
-        """:meth:`run` for an answer of any size: its rows go to ``rows``, which count unless it raises."""
-        ...
 
 
 class FederationView(Protocol):
@@ -383,61 +258,6 @@ class JoinOverHttp(Protocol):
         Raises:
             JoinRefused: proof or signature is wrong, or the challenge is not.
         """
-        ...
-
-
-QueryType = Literal["remote_single", "remote_multi", "federation_union", "federation_search", "health_check"]
-
-
-class Benchmark(_View):
-    """One measured query of the federation."""
-
-    id: UUID
-    at: datetime
-    cluster_id: UUID | None = None
-    query_type: QueryType
-    latency_ms: float = Field(ge=0)
-    row_count: int = Field(default=0, ge=0)
-    cluster_count: int = Field(default=1, ge=0)
-    payload_bytes: int = Field(default=0, ge=0)
-    success: bool = True
-
-
-class BenchmarkSummary(_View):
-    """Benchmarks of one query type. Latencies in milliseconds, quantiles by nearest rank."""
-
-    query_type: QueryType
-    count: int
-    successes: int
-    latency_ms_mean: float
-    latency_ms_p50: float
-    latency_ms_p95: float
-    latency_ms_p99: float
-    latency_ms_max: float
-    rows: int
-    bytes: int
-
-
-class Benchmarks(Protocol):
-    """What was measured of real queries; at most some thousands are kept, the oldest give way."""
-
-    async def add(self, benchmark: Benchmark) -> None:
-        """Keep one."""
-        ...
-
-    async def latest(
-        self,
-        *,
-        query_type: QueryType | None = None,
-        cluster_id: UUID | None = None,
-        since: datetime | None = None,
-        limit: int = 100,
-    ) -> list[Benchmark]:
-        """The latest first."""
-        ...
-
-    async def aggregate(self, *, since: datetime | None = None) -> list[BenchmarkSummary]:
-        """One summary per query type that occurs."""
         ...
 
 

@@ -14,7 +14,7 @@ from actors.directory import HUB, Cluster, Directory, Key, Standing, is_replica,
 from syndb_common.errors import Conflict, NotFound
 from syndb_common.syql.plan import Plan, Scope
 from syndb_common.tables.versions import PublishedVersion
-from syndb_hub.federation.service import NodeOutcome
+from syndb_hub.federation.answers import NodeOutcome
 
 TAKES_NO_PART = {
     Standing.PENDING: "has not joined",

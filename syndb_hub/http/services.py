@@ -8,14 +8,9 @@ from dataclasses import dataclass, field
 from syndb_common.messages import SchemaMigration
 from syndb_hub.auth.tokens import TokenService
 from syndb_hub.downloads import Downloads
-from syndb_hub.federation.service import (
-    Benchmarks,
-    FederationControl,
-    FederationView,
-    HealthProbe,
-    JoinOverHttp,
-    Queries,
-)
+from syndb_hub.federation.answers import Queries
+from syndb_hub.federation.benchmarks import Benchmarks
+from syndb_hub.federation.service import FederationControl, FederationView, HealthProbe, JoinOverHttp
 from syndb_hub.jobs.runner import JobRunner
 from syndb_hub.settings import HttpSettings
 

@@ -28,7 +28,7 @@ from syndb_common import tracing
 from syndb_common.errors import Conflict, ErrorBody, NotFound, SynDBError, TooManyRequests, Unavailable
 from syndb_common.exporting import ExportFormat
 from syndb_common.syql.plan import Scope
-from syndb_hub.federation.service import Queries, Require
+from syndb_hub.federation.answers import Queries, Require
 from syndb_hub.jobs.conversions import Conversions, Exported
 from syndb_hub.jobs.results import ResultFiles
 from syndb_hub.settings import JobSettings

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from syndb_hub.federation.service import Benchmark, BenchmarkSummary, QueryType
+from syndb_hub.federation.benchmarks import Benchmark, BenchmarkSummary, QueryType
 from syndb_hub.store.database import Store
 from syndb_hub.store.schema import benchmarks
 
@@ -17,7 +17,7 @@ MAX_KEPT = 50_000
 
 
 class StoredBenchmarks:
-    """Repository of measurements. Implements :class:`syndb_hub.federation.service.Benchmarks`."""
+    """Repository of measurements. Implements :class:`syndb_hub.federation.benchmarks.Benchmarks`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

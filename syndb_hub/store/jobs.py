@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from syndb_common.errors import ErrorBody
 from syndb_common.syql.plan import Scope
-from syndb_hub.federation.service import Provenance, Require
+from syndb_hub.federation.answers import Provenance, Require
 from syndb_hub.store.database import Store
 from syndb_hub.store.schema import jobs
 

@@ -28,25 +28,20 @@ from syndb_common.tables.identity import dataset_id
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.auth import Right, TokenService
 from syndb_hub.downloads import Downloads
+from syndb_hub.federation.answers import Answered, Explanation, NodeOutcome, Provenance, QueryTarget, VersionRead
 from syndb_hub.federation.joining import HttpJoining
 from syndb_hub.federation.rows import Rows
 from syndb_hub.federation.service import (
-    Answered,
     Check,
     ClusterEntry,
     ClusterHealth,
     ClusterView,
     ComponentHealth,
     DatasetView,
-    Explanation,
     FederationStatus,
     Health,
-    NodeOutcome,
-    Provenance,
-    QueryTarget,
     SchemaOutcome,
     TransitionView,
-    VersionRead,
 )
 from syndb_hub.federation.targets import Holding
 from syndb_hub.http import Services, create_app, serve

@@ -32,7 +32,7 @@ from syndb_common.settings import load, render, write_private
 from syndb_common.syql.plan import Scope
 from syndb_common.tables import schema
 from syndb_hub.auth import Right, TokenService
-from syndb_hub.federation.service import Provenance
+from syndb_hub.federation.answers import Provenance
 from syndb_hub.jobs.results import ResultFiles
 from syndb_hub.settings import HubSettings
 from syndb_hub.store import Store

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from syndb_hub.auth.principal import Right
-from syndb_hub.federation.service import Benchmark, BenchmarkSummary, QueryType
+from syndb_hub.federation.benchmarks import Benchmark, BenchmarkSummary, QueryType
 from syndb_hub.http.operation import Call, Operations
 
 operations = Operations("federation")

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from syndb_common.exporting import ExportFormat
 from syndb_common.syql.plan import Scope
 from syndb_hub.auth.principal import Right
-from syndb_hub.federation.service import Provenance
+from syndb_hub.federation.answers import Provenance
 from syndb_hub.http import formats
 from syndb_hub.http.files import file_response
 from syndb_hub.http.formats import Format

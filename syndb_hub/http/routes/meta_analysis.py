@@ -20,7 +20,7 @@ from syndb_common.stats.meta import ESTIMATORS
 from syndb_common.syql import Scope, parse
 from syndb_common.tables.model import METADATA, TABLES, Kind
 from syndb_hub.auth.principal import Right
-from syndb_hub.federation.service import Provenance, Require
+from syndb_hub.federation.answers import Provenance, Require
 from syndb_hub.http.operation import Call, Operations
 
 MAX_STUDIES = 10_000

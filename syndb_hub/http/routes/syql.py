@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from syndb_common.syql.plan import Plan, Scope
 from syndb_hub.auth.principal import Right
-from syndb_hub.federation.service import Explanation, Provenance, Require
+from syndb_hub.federation.answers import Explanation, Provenance, Require
 from syndb_hub.http.operation import Call, Operations
 from syndb_hub.http.routes.jobs import JobView
 from syndb_hub.store.jobs import JobStatus

@@ -10,8 +10,8 @@ from actors.directory import Health
 from syndb_common.errors import PeerUnavailable, SynDBError, Unavailable
 from syndb_common.syql import Plan, Scope, parse, plan
 from syndb_hub.federation import measuring
+from syndb_hub.federation.benchmarks import Benchmark
 from syndb_hub.federation.measuring import Measurements, query_type
-from syndb_hub.federation.service import Benchmark
 from tests.actors.federation_parts import cluster, published
 from tests.syndb_hub.federation.test_queries import COUNT, Federation, federation
 

@@ -11,7 +11,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syndb_hub.federation.service import Benchmark
+from syndb_hub.federation.benchmarks import Benchmark
 from syndb_hub.store import Store
 from syndb_hub.store.benchmarks import StoredBenchmarks
 
