@@ -21,16 +21,17 @@ CHECK_SECONDS = 3.0
 class StoresProbe:
     """Implements :class:`syndb_hub.federation.service.HealthProbe`."""
 
-    def __init__(self, *, store: Store, warehouse: Engine, objects: Path) -> None:
+    def __init__(self, *, store: Store, warehouse: Engine, engine_kind: str, objects: Path) -> None:
         self._store = store
         self._warehouse = warehouse
+        self._engine_kind = engine_kind
         self._objects = objects
 
     async def components(self) -> dict[str, ComponentHealth]:
         """The keys are those of the API's documentation whatever store stands behind them."""
         return {
             "postgres": await _check("sqlite", self._ask_store),
-            "clickhouse": await _check("embedded", self._ask_warehouse),
+            "clickhouse": await _check(self._engine_kind, self._ask_warehouse),
             "storage": await _check("folder", self._touch_objects),
             "meilisearch": ComponentHealth(status="not_configured"),
         }

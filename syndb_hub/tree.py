@@ -300,7 +300,10 @@ class _Parts:
             downloads=self._downloads,
             tokens=TokenService(self._store),
             probe=StoresProbe(
-                store=self._store, warehouse=self._warehouse, objects=self._settings.data_dir / "objects"
+                store=self._store,
+                warehouse=self._warehouse,
+                engine_kind=self._settings.engine.kind,
+                objects=self._settings.data_dir / "objects",
             ),
             migrations=schema.migrations,
             version=version("syndb"),
