@@ -1,20 +1,21 @@
 """The job queue: submitted questions wait in line, a few workers answer them, results are kept for a while.
 
-=========  ==========================================================================
+=========  ============================================================================
 status     meaning
-=========  ==========================================================================
+=========  ============================================================================
 pending    waits for a worker
 running    a worker is on it
 completed  the result can be downloaded until it expires
 failed     ``error`` says why; a restart of the hub fails whatever had not ended
-cancelled  stopped by its owner
-=========  ==========================================================================
+cancelled  stopped by its owner, or because the token was revoked that it was submitted with
+=========  ============================================================================
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,6 +35,7 @@ from syndb_hub.jobs.results import ResultFiles
 from syndb_hub.settings import JobSettings
 from syndb_hub.store.database import Store
 from syndb_hub.store.jobs import Job, Jobs, JobStatus, StoredResult
+from syndb_hub.store.tokens import Tokens
 
 MAX_PENDING = 200
 """Jobs that may wait: at a minute each and four workers, an hour of work."""
@@ -50,6 +52,9 @@ STORE_SECONDS = 1.0
 STORED_RESULTS = 20
 """Results of the largest allowed size that fit into the folder; the oldest give way."""
 
+REVOKED_SECONDS = 1.0
+"""Between two looks at whether the tokens of unfinished jobs were revoked, which another process does."""
+
 P = ParamSpec("P")
 
 _log = structlog.get_logger(__name__)
@@ -57,8 +62,9 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Active:
-    """A job in line or at work, and the request that it answers."""
+    """A job in line or at work, whose it is, and the request that it answers."""
 
+    owner: str
     work: tracing.Work
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
@@ -87,6 +93,7 @@ class JobRunner:
         max_pending: int = MAX_PENDING,
     ) -> None:
         self._jobs = Jobs(store)
+        self._tokens = Tokens(store)
         self._queries = queries
         self._files = ResultFiles(objects_dir, max_result_bytes=settings.max_result_bytes)
         room = STORED_RESULTS * settings.max_result_bytes
@@ -114,6 +121,7 @@ class JobRunner:
                 for _ in range(self._settings.max_workers):
                     nursery.start_soon(self._work)
                 nursery.start_soon(self._clean_regularly)
+                nursery.start_soon(self._end_revoked_regularly)
                 self._accepting = True
                 task_status.started()
         finally:
@@ -156,7 +164,7 @@ class JobRunner:
         )
         self._waiting += 1
         asked_by = tracing.current_work.get()
-        self._active[job.id] = _Active(asked_by or tracing.Work(str(job.id)))
+        self._active[job.id] = _Active(owner, asked_by or tracing.Work(str(job.id)))
         _log.info("job accepted", job_id=str(job.id))
         try:
             await self._jobs.add(job)
@@ -267,6 +275,22 @@ class JobRunner:
                 await self.clean()
             except (SynDBError, OSError):
                 _log.exception("results could not be cleaned up")
+
+    async def _end_revoked_regularly(self) -> None:
+        while True:
+            await trio.sleep(REVOKED_SECONDS)
+            try:
+                await self._end_revoked()
+            except SynDBError as error:
+                _log.warning("whose tokens were revoked could not be found out", cause=error.message)
+
+    async def _end_revoked(self) -> None:
+        if not self._active:
+            return
+        revoked = await self._tokens.revoked({active.owner for active in self._active.values()})
+        for job_id in [job_id for job_id, active in self._active.items() if active.owner in revoked]:
+            with suppress(Conflict):  # it has ended by itself
+                await self.cancel(job_id)
 
     async def _work(self) -> None:
         async for job in self._take:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -92,6 +93,15 @@ class Tokens:
             return done.rowcount
 
         return await self._store.write(work)
+
+    async def revoked(self, token_ids: Collection[str]) -> set[str]:
+        """Those of these tokens that have been revoked."""
+
+        def work(connection: sa.Connection) -> set[str]:
+            known = sa.select(api_tokens.c.id).where(api_tokens.c.id.in_(token_ids))
+            return set(connection.scalars(known.where(api_tokens.c.revoked_at.is_not(None))))
+
+        return await self._store.read(work)
 
 
 def _record(row: sa.Row[tuple[object, ...]]) -> TokenRecord:

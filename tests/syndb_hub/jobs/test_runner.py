@@ -20,6 +20,7 @@ from syndb_common.errors import (
     Unavailable,
 )
 from syndb_common.syql.plan import Scope
+from syndb_hub.auth import TokenService
 from syndb_hub.jobs import JobRunner, JobStatus
 from syndb_hub.settings import JobSettings
 from syndb_hub.store import Store
@@ -131,6 +132,21 @@ async def test_a_running_job_is_cancelled_down_to_its_query(start, queries):
     assert cancelled.finished_at is not None
     assert queries.running == 0
     assert (await runner.cancel(job.id)).status is JobStatus.CANCELLED
+
+
+async def test_the_jobs_of_a_token_that_is_revoked_are_cancelled_and_nobody_elses(start, queries, store):
+    queries.hold = trio.Event()
+    runner = await start(JobSettings(max_workers=2))
+    tokens = TokenService(store)
+    gone, stays = (await tokens.create("gone")).record.id, (await tokens.create("stays")).record.id
+    running, other, waiting = [await runner.submit(QUERY, owner=owner) for owner in (gone, stays, gone)]
+    await queries.until_running(2)
+    await tokens.revoke("gone")
+    for job in (running, waiting):
+        assert (await ended(runner, job.id)).status is JobStatus.CANCELLED
+    assert queries.running == 1
+    queries.hold.set()
+    assert (await ended(runner, other.id)).status is JobStatus.COMPLETED
 
 
 async def test_a_waiting_job_is_cancelled_and_never_asked(start, queries):
