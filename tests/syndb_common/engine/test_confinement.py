@@ -46,6 +46,8 @@ async def test_no_sql_reaches_beyond_the_engines_folder(
 ) -> None:
     at = f"127.0.0.1:{listener.getsockname()[1]}"
     key, new = foreign / "identity.key", foreign / "new"
+    secrets = (tmp_path / "upload-token", tmp_path / "flight" / "flight.key")  # the owner's: also out of its reach
+    assert {secret.stat().st_mode & 0o777 for secret in secrets} == {0o600}
     link = tmp_path / "clickhouse" / "data" / "user_files" / "link"
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(key)
@@ -55,6 +57,7 @@ async def test_no_sql_reaches_beyond_the_engines_folder(
         f"{into}SELECT * FROM file('/proc/{os.getpid()}/environ', 'RawBLOB')",
         f"{into}SELECT * FROM file('{key}', 'RawBLOB')",
         f"{into}SELECT * FROM file('{foreign}/*', 'RawBLOB')",
+        *(f"{into}SELECT * FROM file('{secret}', 'RawBLOB')" for secret in secrets),
         f"{into}SELECT * FROM file('{link}', 'RawBLOB')",
         f"{into}SELECT * FROM filesystem('{foreign}') WHERE name = 'identity.key'",
         f"{into}SELECT content FROM filesystem('{key}') WHERE isNotNull(content)",  # that it is there can be seen

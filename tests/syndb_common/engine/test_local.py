@@ -1,4 +1,4 @@
-"""What only the engine process itself decides: that it runs once, and what is left of a scratch engine."""
+"""What is left of a scratch engine."""
 
 # ruff: noqa: ASYNC240 - tmp_path is local
 
@@ -9,12 +9,6 @@ import pytest
 import trio
 
 from syndb_common.engine.local import LocalEngine
-from syndb_common.errors import Conflict
-
-
-async def test_an_engine_runs_once(engine: LocalEngine) -> None:
-    with pytest.raises(Conflict):
-        await engine.run()
 
 
 async def test_a_scratch_engine_leaves_nothing_behind(

@@ -1,4 +1,4 @@
-"""The engine process: its confinement, its lock, and every way it or its daemon can die."""
+"""The engine process: what it loads, its lock, and every way it or its daemon can die."""
 
 # ruff: noqa: ASYNC110, ASYNC220, ASYNC240 - other processes change what is waited for; starting one is quick; /proc too
 
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,10 +16,10 @@ import trio
 
 from syndb_common.engine import landlock
 from syndb_common.engine.local import LocalEngine
-from syndb_common.errors import ConfigError, EngineUnavailable, SynDBError
+from syndb_common.errors import ConfigError, Conflict, EngineUnavailable
+from tests.syndb_common.engine.shared import SharedEngine, sharing
 
 FOREVER = "SELECT count() AS n FROM numbers(100000000000) WHERE sipHash64(number) = 1"
-confined = pytest.mark.skipif(landlock.abi() < 2, reason="this kernel has no Landlock")
 
 
 async def _supervise(engine: LocalEngine) -> None:
@@ -54,57 +54,41 @@ async def _until_gone(pid: int) -> None:
             await trio.sleep(0.02)
 
 
-@confined
-@pytest.mark.parametrize(
-    "source",
-    [
-        "file('/etc/passwd', 'LineAsString')",
-        "url('http://127.0.0.1:9/', 'LineAsString')",
-        "remote('127.0.0.1:9', system.one)",
-    ],
-)
-async def test_no_sql_reaches_beyond_the_engines_folder(engine: LocalEngine, source: str) -> None:
-    with pytest.raises(SynDBError, match=r"(?i)permission denied|cannot|refused|network"):
-        await engine.execute(f"SELECT * FROM {source} SETTINGS http_max_tries = 1")
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedEngine]:
+    """A running engine, which tests leave as it is."""
+    with sharing(LocalEngine(tmp_path_factory.mktemp("engine"))) as shared:
+        yield shared
 
 
-@confined
-async def test_no_sql_writes_beyond_the_engines_folder(engine: LocalEngine, tmp_path: Path) -> None:
-    target = tmp_path / "out.csv"
-    with pytest.raises(SynDBError):
-        await engine.execute(f"INSERT INTO FUNCTION file('{target}', 'CSV', 'a UInt8') SELECT 1")
-    with pytest.raises(SynDBError):
-        await engine.execute(f"SELECT 1 INTO OUTFILE '{target}'")
-    assert not target.exists()
-
-
-@confined
-async def test_the_owners_token_and_key_are_out_of_the_engines_reach(engine: LocalEngine, tmp_path: Path) -> None:
-    for secret in (tmp_path / "upload-token", tmp_path / "flight" / "flight.key"):
-        assert secret.stat().st_mode & 0o777 == 0o600
-        with pytest.raises(SynDBError):
-            await engine.execute(f"CREATE TABLE syndb.t ENGINE = Memory AS SELECT * FROM file('{secret}', 'RawBLOB')")
-
-
-async def test_the_engine_loads_no_library_it_does_not_use(engine: LocalEngine) -> None:
+async def test_the_engine_loads_no_library_it_does_not_use(engine: SharedEngine) -> None:
     """pyarrow loads pandas by itself at a start, if it can: that would be a third of the time it takes."""
     assert "/chdb/" in Path(f"/proc/{engine.pid}/maps").read_text()
     assert "/pandas/" not in Path(f"/proc/{engine.pid}/maps").read_text()
 
 
-async def test_chdb_is_never_loaded_into_the_daemon(engine: LocalEngine) -> None:
+async def test_chdb_is_never_loaded_into_the_daemon(engine: SharedEngine) -> None:
     assert not any(name.partition(".")[0] == "chdb" for name in sys.modules)
 
 
+async def test_an_engine_runs_once(engine: SharedEngine) -> None:
+    with pytest.raises(Conflict):
+        await engine.run()
+
+
 @pytest.mark.slow
-async def test_a_folder_in_use_is_a_clear_error(engine: LocalEngine, tmp_path: Path) -> None:
+async def test_a_folder_in_use_is_a_clear_error(engine: SharedEngine) -> None:
     with pytest.raises(ConfigError, match="is in use by another process") as caught:
-        await LocalEngine(tmp_path).run()
-    assert str(tmp_path) in caught.value.message
+        await LocalEngine(engine.path).run()
+    assert str(engine.path) in caught.value.message
 
 
-async def test_a_crash_fails_the_query_and_the_next_one_works(tmp_path: Path) -> None:
+@pytest.mark.slow
+async def test_a_crash_fails_the_query_and_the_next_one_finds_the_data(tmp_path: Path) -> None:
     async with _supervised(tmp_path) as engine:
+        await engine.execute("CREATE DATABASE syndb")
+        await engine.execute("CREATE TABLE syndb.t (a UInt8) ENGINE = MergeTree ORDER BY a")
+        await engine.execute("INSERT INTO syndb.t VALUES (1), (2)")
         failures: list[str] = []
 
         async def ask() -> None:
@@ -121,20 +105,6 @@ async def test_a_crash_fails_the_query_and_the_next_one_works(tmp_path: Path) ->
 
         assert len(failures) == 1
         assert "ended by signal SEGV; it is being restarted" in failures[0]
-        assert (await engine.query("SELECT 2 AS two")).table.to_pylist() == [{"two": 2}]
-
-
-async def test_data_survives_a_crash(tmp_path: Path) -> None:
-    async with _supervised(tmp_path) as engine:
-        await engine.execute("CREATE DATABASE syndb")
-        await engine.execute("CREATE TABLE syndb.t (a UInt8) ENGINE = MergeTree ORDER BY a")
-        await engine.execute("INSERT INTO syndb.t VALUES (1), (2)")
-        pid = engine.pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        with trio.fail_after(20):
-            while engine.pid == pid:
-                await trio.sleep(0.01)
         assert (await engine.query("SELECT sum(a) AS s FROM syndb.t")).table.to_pylist() == [{"s": 3}]
 
 
@@ -171,6 +141,7 @@ DAEMON = """
 """
 
 
+@pytest.mark.slow
 async def test_a_killed_daemon_leaves_no_engine_and_no_lock(tmp_path: Path) -> None:
     daemon = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(DAEMON), str(tmp_path), FOREVER], stdout=subprocess.PIPE, text=True
