@@ -19,7 +19,7 @@ class FileServer(http.server.ThreadingHTTPServer):
     """``cuts`` are bytes of the file after which connections end, one after the other; then none ends early.
 
     ``making`` is how often it answers that the file is being made. ``flip`` damages a byte on the way, ``pace`` waits
-    that many seconds between pieces of ``piece`` bytes.
+    that many seconds between pieces of ``piece`` bytes. ``lies`` are said of a download instead of the truth.
     """
 
     daemon_threads = True
@@ -36,6 +36,7 @@ class FileServer(http.server.ThreadingHTTPServer):
         self.pace = 0.0
         self.piece = 1 << 16
         self.statuses: list[str] = []
+        self.lies: dict[str, Any] = {}
         self.requests: list[tuple[str, str]] = []
         self.sent = threading.Event()
 
@@ -60,6 +61,7 @@ class FileServer(http.server.ThreadingHTTPServer):
             "error_message": "worm-a is not shared",
             "error_code": "policy_refused",
             "error_hint": None,
+            **self.lies,
         }
 
 

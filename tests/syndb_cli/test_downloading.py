@@ -117,6 +117,60 @@ def test_a_damaged_download_has_an_exit_code_of_its_own_and_json_tells_it(server
     assert names() == []
 
 
+@pytest.mark.parametrize("form", ["csv", "tar.xz"])
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"folder": "../victim"},
+        {"folder": "*"},
+        {"folder": ".ssh"},
+        {"folder": "-rf"},
+        {"folder": ""},
+        {"folder": None},
+        {"download_id": f"{DOWNLOAD}/../victim"},
+        {"dataset": "worm\x1b[2J"},
+        {"content_hash": "ab"},
+        {"status": "undone"},
+        {"files": []},
+        {"files": "none"},
+    ],
+    ids=str,
+)
+def test_what_a_hub_says_of_a_download_names_nothing_else_here(
+    server: FileServer, lie: dict[str, object], form: str
+) -> None:
+    server.format, server.lies = form, lie
+    done = download("worm-a", "--format", form)
+    assert (done.exit_code, "is no download" in done.stderr) == (3, True), done.output
+    assert names() == []
+
+
+@pytest.mark.parametrize(
+    "name", ["{there}/victim", "../victim", "a/../../victim", "..", ".bashrc", "a/b", "a\x00b", "-x", "a\nb", ""]
+)
+def test_the_files_of_a_hub_land_in_the_folder_of_the_download_and_nowhere_else(
+    server: FileServer, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "here/victim").write_text("mine")
+    server.format = "csv"
+    server.files = {name.replace("{there}", str(tmp_path)): CONTENT}
+    done = download("worm-a", "--format", "csv", "--output", "rows")
+    assert (done.exit_code, "is no download" in done.stderr) == (3, True), done.output
+    assert [path.read_text() for path in (tmp_path / "victim", Path("victim"))] == ["mine", "mine"]
+    assert names() == ["victim"]
+
+
+def test_what_is_cleared_away_is_of_an_earlier_download_to_the_same_place(server: FileServer) -> None:
+    server.format = "csv"
+    earlier = ".[a-z]ows.0190b0a4-0000-7c7a-9a53-0d6a0f0c8f5e.part"
+    others = [".rows.0190b0a4-0000-7c7a-9a53-0d6a0f0c8f5e.part", ".[a-z]ows.my-own.part"]
+    for name in (earlier, *others):
+        Path(name).mkdir()
+    assert download("worm-a", "--format", "csv", "--output", "[a-z]ows").exit_code == 0
+    assert names() == sorted([*others, "[a-z]ows"])
+
+
 @pytest.mark.parametrize(
     "words",
     [
