@@ -13,6 +13,7 @@ from uuid import UUID, uuid5
 import typer
 
 from syndb_cli.client import config_folder
+from syndb_cli.downloading import which
 from syndb_cli.options import DashedGroup
 from syndb_cli.output import errors_as_lines, note, show_json, show_table
 from syndb_common.errors import Cancelled, DataError, InvalidRequest
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
     from syndb_common.flight.uploader import Rows, UploadTarget
     from syndb_common.tables.versions import DatasetMetadata
 
-app = typer.Typer(cls=DashedGroup, no_args_is_help=True, help="Put data sets into your node, and delete them there.")
+app = typer.Typer(
+    cls=DashedGroup,
+    no_args_is_help=True,
+    help="Put data sets into your node and delete them there; fetch any from a hub.",
+)
 
 Config = Annotated[
     Path | None, typer.Option("--config", help="The node's configuration file.", envvar="SYNDB_NODE_CONFIG")
@@ -69,10 +74,9 @@ def upload_command(
 
 @app.command("delete")
 def delete_command(
-    dataset_id: Annotated[UUID, typer.Argument(help="Id of the data set.")],
-    version: Annotated[
-        int | None, typer.Option("--version", min=1, help="Only this version; all of them without it.")
-    ] = None,
+    dataset: Annotated[
+        str, typer.Argument(help="Name or id of the data set, all of it; NAME@2 is only its version 2.")
+    ],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     config: Config = None,
     as_json: AsJson = False,
@@ -80,9 +84,12 @@ def delete_command(
     """Delete a version of a data set, or all of it, from your node. It cannot be undone; the node keeps a record."""
     with errors_as_lines(as_json=as_json):
         from syndb_common.flight.uploader import delete
+        from syndb_common.tables.identity import dataset_id as named
 
+        name, version = which(dataset)
+        dataset_id = _id(name) or named(name)
         target = _target(config)
-        what = f"version {version} of {dataset_id}" if version else f"all versions of {dataset_id}"
+        what = f"version {version} of {name}" if version else f"all versions of {name}"
         if not yes:
             _ask(f"Delete {what} for ever?")
         deleted = delete(target, dataset_id, version)
@@ -90,6 +97,13 @@ def delete_command(
             show_json({"dataset_id": str(dataset_id), "versions": list(deleted.versions)})
         else:
             note(f"deleted: version {', '.join(map(str, deleted.versions))}")
+
+
+def _id(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
 
 
 def _ask(question: str) -> None:

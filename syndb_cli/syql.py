@@ -51,7 +51,9 @@ def syql(
     timeout: Annotated[float, typer.Option(help="Seconds to wait.", min=0.1)] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="Result and provenance as one JSON document.")] = False,
     server_url: Annotated[str | None, typer.Option(help="Address of the hub.", envvar="SYNDB_SERVER_URL")] = None,
-    token_file: Annotated[Path | None, typer.Option(help="File that holds the API token.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File that holds the API token; otherwise SYNDB_TOKEN, SYNDB_TOKEN_FILE.")
+    ] = None,
 ) -> None:
     """Run a SyQL query at the hub and show the result."""
     with errors_as_lines(as_json=as_json):
@@ -142,9 +144,7 @@ def _deliver(hub: Connection, job_id: str, wanted: Format, output: Path | None) 
         with bar(output.name) as progress:
             fetched = fetch(hub, path, output, params=params, progress=progress)
     except Unavailable as error:
-        error.hint = (
-            f"Go on from there, once that is mended: syndb syql --job {job_id} --output {output} --format {wanted}"
-        )
+        error.hint = f"Then go on from there: syndb syql --job {job_id} --output {output} --format {wanted}"
         raise
     note(f"wrote {output} ({fetched.bytes:,} bytes)")
 

@@ -70,7 +70,7 @@ async def test_files_become_a_version_which_can_be_deleted(engine: LocalEngine, 
 
     unasked = await _run(tmp_path, "delete", str(FLY))
     assert (unasked.returncode, b"--yes" in unasked.stderr) == (2, True)
-    deleted = await _run(tmp_path, "delete", str(FLY), "--version", "1", "--yes", "--json")
+    deleted = await _run(tmp_path, "delete", "fly@1", "--yes", "--json")
     assert json.loads(deleted.stdout) == {"dataset_id": str(FLY), "versions": [1]}
     assert await rows(engine, "SELECT count() AS n FROM syndb.neurons") == [{"n": 0}]
     once_more = await _run(tmp_path, "delete", str(FLY), "--yes")
