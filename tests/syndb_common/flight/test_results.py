@@ -4,6 +4,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,69 +25,83 @@ from syndb_common.errors import (
     Unauthenticated,
 )
 from syndb_common.flight.client import Reading, connect, fetch, read_table
+from syndb_common.flight.settings import FlightSettings
 from syndb_common.flight.tls import Certificate, ensure_certificate
 from syndb_common.flight.wire import end_record, from_flight, to_flight
+from tests.syndb_common.engine.bridging import bridged
+from tests.syndb_common.engine.shared import SharedEngine, sharing
 
 MILLION = "SELECT number, number % 140000 AS cell FROM numbers(1000000)"
 
 
-async def _offer(engine: LocalEngine, sql: str = MILLION, **limits: Any) -> Offer:
-    offer = await engine.answer(sql, limits=Limits(**limits))
+@pytest.fixture(scope="module", params=["embedded", "server"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedEngine]:
+    """Each kind of engine. Tests leave no query behind."""
+    folder = tmp_path_factory.mktemp("engine")
+    flight = FlightSettings("127.0.0.1", 0, folder / "flight")
+    with ExitStack() as stack:
+        server = stack.enter_context(bridged(folder / "bridge")) if request.param == "server" else None
+        yield stack.enter_context(sharing(LocalEngine(folder, server=server, flight=flight)))
+
+
+async def _offer(engine: SharedEngine, sql: str = MILLION, **limits: Any) -> Offer:
+    offer = await engine.answer(sql, limits=Limits(**limits), query_id="q1")
     assert isinstance(offer, Offer)
     return offer
 
 
-async def _running(engine: LocalEngine) -> int:
+async def _running(engine: SharedEngine) -> int:
     answer = await engine.query("SELECT count() - 1 AS others FROM system.processes")
     return int(answer.table["others"][0].as_py())
 
 
-async def _until_nothing_runs(engine: LocalEngine) -> None:
+async def _until_nothing_runs(engine: SharedEngine) -> None:
     with trio.fail_after(20):
         while await _running(engine):
             await trio.sleep(0.02)
 
 
-async def test_a_million_rows_arrive_in_order_and_whole(engine: LocalEngine) -> None:
+async def test_a_million_rows_arrive_in_order_and_whole(engine: SharedEngine) -> None:
     table = await fetch(await _offer(engine, f"{MILLION} ORDER BY number"))
     assert table["number"].to_pylist() == list(range(1_000_000))
 
 
-async def test_a_ticket_is_good_once(engine: LocalEngine) -> None:
+async def test_a_ticket_is_good_once(engine: SharedEngine) -> None:
     offer = await _offer(engine)
     await fetch(offer)
     with pytest.raises(NotFound, match="used already"):
         await fetch(offer)
 
 
-async def test_an_invented_ticket_is_refused(engine: LocalEngine) -> None:
+async def test_an_invented_ticket_is_refused(engine: SharedEngine) -> None:
     offer = await _offer(engine)
     forged = Offer(bytes(32), offer.location, offer.certificate, offer.expires_seconds)
     with pytest.raises(NotFound):
         await fetch(forged)
+    await engine.cancel("q1")
 
 
-async def test_a_limit_reached_while_streaming_is_an_error(engine: LocalEngine) -> None:
+async def test_a_limit_reached_while_streaming_is_an_error(engine: SharedEngine) -> None:
     offer = await _offer(engine, result_bytes=1_000_000)
     with pytest.raises(LimitExceeded, match="larger than 1000000 bytes"):
         await fetch(offer)
     await _until_nothing_runs(engine)
 
 
-async def test_the_reader_has_a_limit_of_its_own(engine: LocalEngine) -> None:
+async def test_the_reader_has_a_limit_of_its_own(engine: SharedEngine) -> None:
     offer = await _offer(engine)
     with pytest.raises(LimitExceeded):
         await fetch(offer, max_bytes=1_000_000)
     await _until_nothing_runs(engine)
 
 
-async def test_another_schema_than_expected_is_refused(engine: LocalEngine) -> None:
+async def test_another_schema_than_expected_is_refused(engine: SharedEngine) -> None:
     offer = await _offer(engine)
     with pytest.raises(InvalidRequest, match="other columns"):
         await fetch(offer, schema=pa.schema([("other", pa.int8())]))
 
 
-async def test_a_reader_that_leaves_ends_the_query(engine: LocalEngine) -> None:
+async def test_a_reader_that_leaves_ends_the_query(engine: SharedEngine) -> None:
     offer = await _offer(engine, "SELECT number FROM numbers(1000000000)", result_rows=10**9)
     batches: Any = Reading(offer, seconds=60, max_bytes=10**10).batches()
     await trio.to_thread.run_sync(next, batches)
@@ -95,7 +110,7 @@ async def test_a_reader_that_leaves_ends_the_query(engine: LocalEngine) -> None:
     await _until_nothing_runs(engine)
 
 
-async def test_cancelling_fetch_ends_the_query(engine: LocalEngine) -> None:
+async def test_cancelling_fetch_ends_the_query(engine: SharedEngine) -> None:
     offer = await _offer(engine, "SELECT number FROM numbers(1000000000)", result_rows=10**9)
     with trio.move_on_after(0.5) as scope:
         await fetch(offer, max_bytes=10**10)
@@ -103,20 +118,20 @@ async def test_cancelling_fetch_ends_the_query(engine: LocalEngine) -> None:
     await _until_nothing_runs(engine)
 
 
-async def test_cancelling_by_id_ends_an_offer_nobody_reads(engine: LocalEngine) -> None:
-    offer = await engine.answer(MILLION, query_id="q1")
-    assert isinstance(offer, Offer)
+async def test_cancelling_by_id_ends_an_offer_nobody_reads(engine: SharedEngine) -> None:
+    offer = await _offer(engine)
     await engine.cancel("q1")
     await _until_nothing_runs(engine)
     with pytest.raises(NotFound):
         await fetch(offer)
 
 
-async def test_another_certificate_is_not_trusted(engine: LocalEngine, tmp_path: Path) -> None:
+async def test_another_certificate_is_not_trusted(engine: SharedEngine, tmp_path: Path) -> None:
     offer = await _offer(engine)
     other = ensure_certificate(tmp_path / "other").certificate
     with pytest.raises(PeerUnavailable):
         await fetch(Offer(offer.ticket, offer.location, other, 1), seconds=5)
+    await engine.cancel("q1")
 
 
 def _put_nothing(client: flight.FlightClient, options: flight.FlightCallOptions) -> None:
@@ -125,7 +140,7 @@ def _put_nothing(client: flight.FlightClient, options: flight.FlightCallOptions)
     writer.close()
 
 
-async def test_actions_and_uploads_need_the_token(engine: LocalEngine) -> None:
+async def test_actions_and_uploads_need_the_token(engine: SharedEngine) -> None:
     with connect(engine.flight_location, engine.flight_certificate) as client:
         for headers in ([], [(b"authorization", b"Bearer wrong")]):
             options = flight.FlightCallOptions(timeout=10, headers=headers)
