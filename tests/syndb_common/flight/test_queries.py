@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import adbc_driver_manager
@@ -19,8 +24,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import flight
 
-from syndb_common.errors import Forbidden, InvalidRequest, NotFound, NotSupported, Unauthenticated, UnknownName
+from syndb_common.engine.interface import Offer
+from syndb_common.errors import (
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    NotSupported,
+    SynDBError,
+    Unauthenticated,
+    UnknownName,
+)
 from syndb_common.flight import sql
+from syndb_common.flight.client import read_table
 from syndb_common.flight.stored import PARTS, parts_of
 from syndb_common.flight.wire import from_flight
 from tests.syndb_common.flight.served import Served, served
@@ -41,6 +56,7 @@ class _Daemon:
         folder.mkdir()
         for name, rows in (("large", ROWS), ("small", 3), ("empty", 0)):
             self._write(name, pa.table({"n": pa.array(range(rows), pa.int64()), "text": pa.repeat("x" * 12, rows)}))
+        _damage(self.folder / "large.arrow", self.folder / "damaged.arrow")
 
     def _write(self, name: str, table: pa.Table) -> None:
         with pa.ipc.new_file(str(self.folder / f"{name}.arrow"), table.schema) as writer:
@@ -92,6 +108,51 @@ def server(tmp_path_factory: pytest.TempPathFactory, daemon: _Daemon) -> Iterato
     answers = {name: getattr(daemon, name) for name in names}
     with served(tmp_path_factory.mktemp("engine"), answers=answers, results=daemon.folder) as found:
         yield found
+
+
+def _damage(whole: Path, damaged: Path) -> None:
+    """A copy of an Arrow file that can be read until the third batch of its second part."""
+    content = bytearray(whole.read_bytes())
+    reader = pa.ipc.open_file(pa.py_buffer(content))
+    third = reader.num_record_batches // PARTS + 2
+    messages = [found.start() for found in re.finditer(re.escape(b"\xff\xff\xff\xff"), content)]
+    at = messages[1 + third]  # the schema comes first
+    content[at : at + 8] = b"damaged!"
+    damaged.write_bytes(content)
+
+
+@contextmanager
+def _breaking(server: Served, size: int) -> Iterator[Served]:
+    """The server behind connections that break as soon as so many bytes have come over one."""
+    place = urlsplit(server.location)
+
+    def forward(source: socket.socket, sink: socket.socket, left: int) -> None:
+        with suppress(OSError):
+            while left > 0 and (content := source.recv(65_536)):
+                sink.sendall(content)
+                left -= len(content)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def accept(listener: socket.socket) -> None:
+        with suppress(OSError), ExitStack() as stack:
+            while True:
+                near = stack.enter_context(listener.accept()[0])
+                far = stack.enter_context(socket.create_connection((place.hostname, place.port)))
+                for source, sink, left in ((near, far, 10**12), (far, near, size)):
+                    threading.Thread(target=forward, args=(source, sink, left), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept, args=(listener,))
+        thread.start()
+        behind = copy(server)
+        behind.location = f"grpc+tls://127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            yield behind
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def _info(server: Served, command: str | bytes, secret: str = READER, seconds: float = 30) -> flight.FlightInfo:
@@ -237,6 +298,36 @@ def test_adbc_runs_a_statement_and_gets_all_parts(server: Served) -> None:
         cursor.execute("large")
         table = cursor.fetch_arrow_table()
     assert sorted(table["n"].to_pylist()) == list(range(ROWS))
+
+
+def _by_our_client(server: Served, name: str) -> None:
+    for endpoint in _info(server, name).endpoints:
+        read_table(Offer(endpoint.ticket.ticket, server.location, server.certificate, 30), secret=READER)
+
+
+def _by_adbc(server: Served, name: str) -> None:
+    with _adbc(server) as connection, connection.cursor() as cursor:
+        cursor.execute(name)
+        cursor.fetch_arrow_table()
+
+
+@pytest.mark.parametrize(
+    ("read", "error"),
+    [
+        (_by_our_client, SynDBError),
+        (lambda server, name: _read(server, _info(server, name)), flight.FlightError),
+        (_by_adbc, (adbc_driver_manager.Error, OSError)),
+    ],
+    ids=["ours", "pyarrow", "adbc"],
+)
+def test_a_result_that_breaks_off_is_an_error_for_every_client(
+    server: Served, read: Callable[[Served, str], object], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        read(server, "damaged")
+    with _breaking(server, 5_000_000) as behind, pytest.raises(error):
+        read(behind, "large")
+    read(server, "large")
 
 
 def test_adbc_gets_the_columns_of_an_empty_result(server: Served) -> None:
