@@ -1,4 +1,4 @@
-"""Whole versions out of real nodes, and large files out of a hub that is killed or read slowly."""
+"""Whole versions out of real nodes, whoever is killed on the way, and large files out of a hub that is read slowly."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import hashlib
 import io
 import json
 import os
+import shutil
+import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,17 +24,18 @@ import pyarrow.parquet
 import pytest
 from pyarrow import flight
 
-from demo.local import LocalFederation
-from demo.processes import command
-from syndb_cli.client import Connection
-from syndb_cli.fetching import fetch
+from demo.local import LocalFederation, local_federation
+from demo.processes import command, run
 from syndb_common.exporting import ExportFormat
 from syndb_hub.downloads import Download, DownloadedFile
 from syndb_hub.jobs import JobStatus
-from tests.federation.processes import memory_bytes
+from tests.federation.processes import engines_of, memory_bytes
 
 LARGE = 48 * 1024**2
 """More than the sockets between two processes hold, so that a reader that stops stops the hub."""
+CONTENT = os.urandom(LARGE)
+LARGE_ID = uuid4()
+ROWS = 200_000
 
 
 def syndb(federation: LocalFederation, folder: Path, *words: str) -> Any:
@@ -114,12 +117,27 @@ def test_a_version_of_a_node_comes_by_flight(federation: LocalFederation) -> Non
             fetched_by_flight(federation, *path)
 
 
-@pytest.fixture
-def hub(start_federation: Callable[..., LocalFederation], tmp_path: Path) -> tuple[LocalFederation, str, bytes]:
-    """A hub that has prepared a large download, before it was restarted."""
-    content = os.urandom(LARGE)
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
+    """A hub and a node with one version of many rows, to break things in; the hub also has a large download ready."""
+    folder = tmp_path_factory.mktemp("lab")
+    put_download(folder / "hub" / "objects" / "downloads")
+    pa.parquet.write_table(pa.table({"source_id": [f"n{n}" for n in range(ROWS)]}), folder / "neurons.parquet")
+    (folder / "fly.json").write_text('{"dataset": "fly"}')
+    with local_federation(folder, ["lab"]) as found:
+        found.start_hub()
+        found.start_node("lab")
+        found.wait_healthy(["lab"], seconds=90)
+        words = ("dataset", "upload", str(folder / "fly.json"), f"--table=neurons={folder / 'neurons.parquet'}")
+        run(command("syndb", *words, "--config", str(found.config("lab"))))
+        found.wait_datasets({"lab": 1})
+        yield found
+
+
+def put_download(folder: Path) -> None:
+    """A large download that a hub has prepared before it was restarted."""
     download = Download(
-        download_id=uuid4(),
+        download_id=LARGE_ID,
         owner="local",
         dataset="worm",
         dataset_id=uuid4(),
@@ -130,40 +148,102 @@ def hub(start_federation: Callable[..., LocalFederation], tmp_path: Path) -> tup
         status=JobStatus.COMPLETED,
         created_at=datetime.now(UTC),
         finished_at=datetime.now(UTC),
-        files=(DownloadedFile(name="neurons.csv", bytes=LARGE, sha256=hashlib.sha256(content).hexdigest()),),
+        files=(DownloadedFile(name="neurons.csv", bytes=LARGE, sha256=hashlib.sha256(CONTENT).hexdigest()),),
     )
-    folder = tmp_path / "federation" / "hub" / "objects" / "downloads" / str(download.download_id)
-    folder.mkdir(parents=True)
-    (folder / "neurons.csv").write_bytes(content)
-    (folder / "download.json").write_text(download.model_dump_json())
-    federation = start_federation()
-    federation.wait_answering()
-    return federation, f"/v1/neurodata/downloads/{download.download_id}/files/neurons.csv", content
+    place = folder / str(LARGE_ID)
+    place.mkdir(parents=True)
+    (place / "neurons.csv").write_bytes(CONTENT)
+    (place / "download.json").write_text(download.model_dump_json())
 
 
-def test_a_hub_that_is_killed_while_it_sends_is_gone_on_with(
-    hub: tuple[LocalFederation, str, bytes], tmp_path: Path
+STAGES = {
+    "asking": "hub/objects/jobs/*.part",
+    "converting": "hub/objects/downloads/*/neurons.csv.part",
+    "sending": "here/.rows.*.part/.neurons.csv.part",
+}
+"""What stands on a disk, and grows, while a download is at this stage."""
+
+
+@pytest.mark.parametrize(
+    ("stage", "victim"),
+    [
+        ("asking", "hub"),
+        ("asking", "node"),
+        ("asking", "engine"),
+        ("asking", "client"),
+        ("converting", "hub"),
+        ("converting", "client"),
+        ("sending", "hub"),
+        ("sending", "client"),
+    ],
+)
+def test_whoever_is_killed_at_whatever_stage_the_same_command_ends_well(
+    lab: LocalFederation, stage: str, victim: str
 ) -> None:
-    federation, path, content = hub
-    killed_at = 0
+    here = lab.folder / "here"
+    here.mkdir()
+    client = start_syndb(lab, here)
+    until = time.monotonic() + 60
+    while not any(size_of(path) for path in lab.folder.glob(STAGES[stage])):
+        assert client.poll() is None, f"{stage} was not seen"
+        assert time.monotonic() < until
+    kill(lab, victim, client)
+    said, errors = client.communicate(timeout=100)
+    while client.returncode:
+        assert client.returncode in (10, -signal.SIGKILL), said + errors
+        assert not (here / "rows").exists()
+        lab.wait_healthy(["lab"])
+        client = start_syndb(lab, here)
+        said, errors = client.communicate(timeout=100)
+    told = {file["path"]: file["sha256"] for file in json.loads(said)["files"]}
+    content = (here / "rows" / "neurons.csv").read_bytes()
+    assert told["rows/neurons.csv"] == hashlib.sha256(content).hexdigest()
+    names = [line["source_id"] for line in csv.DictReader(io.StringIO(content.decode()))]
+    assert sorted(names) == sorted(f"n{n}" for n in range(ROWS))
+    assert [path.name for path in here.iterdir()] == ["rows"]
+    assert not list((lab.folder / "hub" / "objects").rglob("*.part"))
+    shutil.rmtree(here)
+    for folder in (lab.folder / "hub" / "objects" / "downloads").iterdir():
+        if folder.name != str(LARGE_ID):
+            lab.request("DELETE", f"/v1/neurodata/downloads/{folder.name}")
 
-    def kill_once(done: int, total: int | None) -> None:
-        nonlocal killed_at
-        if not killed_at and done > LARGE // 4:
-            killed_at = done
+
+def start_syndb(federation: LocalFederation, folder: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "SYNDB_SERVER_URL": federation.url, "SYNDB_TOKEN_FILE": str(federation.token_file)}
+    return subprocess.Popen(
+        command("syndb", "dataset", "download", "fly", "--json", "--format", "csv", "--output", "rows"),
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def kill(federation: LocalFederation, victim: str, client: subprocess.Popen[str]) -> None:
+    """With SIGKILL; daemons are started again at once."""
+    match victim:
+        case "hub":
             federation.daemons["hub"].kill()
             federation.start_hub()
+        case "node":
+            federation.daemons["lab"].kill()
+            federation.start_node("lab")
+        case "engine":
+            os.kill(engines_of(federation.daemons["lab"])[0], signal.SIGKILL)
+        case _:
+            client.kill()
 
-    fetched = fetch(
-        Connection(federation.url, federation.token), path, tmp_path / "rows", patience=60, progress=kill_once
-    )
-    assert killed_at
-    assert (tmp_path / "rows").read_bytes() == content
-    assert fetched.sha256 == hashlib.sha256(content).hexdigest()
 
-
-def test_readers_that_take_nothing_cost_the_hub_no_memory(hub: tuple[LocalFederation, str, bytes]) -> None:
-    federation, path, _ = hub
+def test_readers_that_take_nothing_cost_the_hub_no_memory(lab: LocalFederation) -> None:
+    federation, path = lab, f"/v1/neurodata/downloads/{LARGE_ID}/files/neurons.csv"
     headers = {"authorization": f"Bearer {federation.token}"}
     with httpx.Client(base_url=federation.url, headers=headers, timeout=60) as client:
         client.get(path).raise_for_status()  # what the first download brings stays

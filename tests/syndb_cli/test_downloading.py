@@ -82,7 +82,8 @@ def test_what_was_fetched_is_told_as_json(server: FileServer) -> None:
 def test_fetching_again_what_is_there_asks_for_no_byte_of_it(server: FileServer) -> None:
     download("worm-a")
     server.requests.clear()
-    assert download("worm-a").exit_code == 0
+    again = download("worm-a")
+    assert (again.exit_code, "there already" in again.stderr) == (0, True)
     assert not any("/files/" in path for path, _ in server.requests)
 
 
