@@ -33,10 +33,11 @@ from syndb_common.engine.deliveries import Deliveries, broken_off
 from syndb_common.engine.offers import Offers, Result
 from syndb_common.engine.publish import Uploads
 from syndb_common.engine.work import Keeper
-from syndb_common.errors import IncompleteResult, InvalidRequest, LimitExceeded, NotFound, NotSupported, SynDBError
+from syndb_common.errors import IncompleteResult, InvalidRequest, NotFound, NotSupported, SynDBError
 from syndb_common.flight.access import ADMIN, UPLOAD, Access, Caller
 from syndb_common.flight.allocation import keep_freed_memory
 from syndb_common.flight.calls import MIDDLEWARE, Calls, Handshake, call_of
+from syndb_common.flight.incoming import Incoming, check_batch
 from syndb_common.flight.queries import Queries, sql_info
 from syndb_common.flight.requests import About, OfQuery, OfUpload, parse
 from syndb_common.flight.settings import FlightLimits
@@ -44,12 +45,10 @@ from syndb_common.flight.streams import Stream, Streams
 from syndb_common.flight.uploads import (
     Abort,
     Aborted,
-    Acknowledged,
     Begin,
     Begun,
     Delete,
     Deleted,
-    Mark,
     Publish,
     Put,
     Stored,
@@ -157,15 +156,10 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
             put = parse(Put, descriptor.command or b"")
             with stream.waiting():
                 schema = reader.schema
-
-            def stored(seq: int | None, rows: int) -> None:
-                if put.stream is not None and seq is not None:
-                    with stream.waiting():
-                        writer.write(to_json(Acknowledged(seq=seq, rows=rows)))
-
-            incoming = self._incoming(reader, stream, numbered=put.stream is not None)
-            rows = self._uploads.append(put.upload_id, put.table, put.stream, schema, incoming, stored)
-            if put.stream is not None:
+            numbered = put.stream is not None
+            with Incoming(reader, writer, stream, self._message_bytes, numbered=numbered) as incoming:
+                rows = self._uploads.append(put.upload_id, put.table, put.stream, schema, incoming, incoming.stored)
+            if numbered:
                 return
             if context.is_cancelled():  # a client that was killed looks like the end of its stream
                 self._uploads.abort(put.upload_id)
@@ -188,7 +182,7 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
                     raise error
                 if (end := end_of(chunk.app_metadata)) is not None:
                     break
-                self._check_batch(chunk.data)
+                check_batch(chunk.data, self._message_bytes)
                 rows += chunk.data.num_rows
                 delivery.put(chunk.data)
             if end.rows != rows:
@@ -277,28 +271,6 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         stream = self._streams.open(call.digest.hex() or context.peer(), context.peer())
         call.at_end(stream.close)
         return stream
-
-    def _check_batch(self, batch: pa.RecordBatch) -> None:
-        if batch.nbytes > self._message_bytes:
-            raise LimitExceeded(f"a batch of more than {self._message_bytes} bytes", hint="send smaller batches")
-        batch.validate(full=True)
-
-    def _incoming(self, reader: Any, stream: Stream, *, numbered: bool) -> Iterator[tuple[int | None, pa.RecordBatch]]:
-        while True:
-            with stream.waiting():
-                try:
-                    chunk = reader.read_chunk()
-                except StopIteration:
-                    return
-            batch = chunk.data
-            self._check_batch(batch)
-            if not numbered:
-                yield None, batch
-                continue
-            mark = chunk.app_metadata
-            if mark is None:
-                raise InvalidRequest("a batch without its number", hint='send {"seq": n} as its application metadata')
-            yield parse(Mark, mark.to_pybytes()).seq, batch
 
 
 def _outgoing(result: Result, stream: Stream) -> Iterator[Any]:

@@ -36,15 +36,22 @@ class Stream:
         self.peer = peer
         self.waits_since: float | None = None
         self._streams = streams
+        self._waits = 0
+        self._count = threading.Lock()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """The block waits for the client."""
-        self.waits_since = self._streams.now()
+        """The block waits for the client. Of threads that wait side by side, the client is one for all."""
+        self._wait(1)
         try:
             yield
         finally:
-            self.waits_since = None
+            self._wait(-1)
+
+    def _wait(self, more: int) -> None:
+        with self._count:
+            self._waits += more
+            self.waits_since = self._streams.now() if self._waits else None
 
     def close(self) -> None:
         """The call has ended. Safe to repeat."""

@@ -45,7 +45,7 @@ from syndb_common.flight.uploads import (
     Status,
     UploadStatus,
 )
-from syndb_common.flight.wire import from_flight
+from syndb_common.flight.wire import error_in, from_flight
 from syndb_common.tables.versions import DatasetMetadata
 
 BATCH_ROWS: Final = 65_536
@@ -268,6 +268,8 @@ class _Session:
             writing = _Writing(writer, rows, first)
             try:
                 while (answer := answers.read()) is not None:
+                    if (error := error_in(answer)) is not None:
+                        raise error
                     yield Acknowledged.model_validate_json(answer.to_pybytes()).rows
                 writing.end()
             finally:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 import pytest
@@ -91,14 +92,19 @@ def test_a_slow_reader_that_goes_on_gets_everything(strict: Served) -> None:
     assert rows == 2_000_000
 
 
-def test_a_writer_that_stands_still_is_cut_off(strict: Served) -> None:
+@pytest.mark.parametrize("stream", [None, str(UUID(int=1))], ids=["whole", "numbered"])
+def test_a_writer_that_stands_still_is_cut_off(strict: Served, stream: str | None) -> None:
     rows = pa.table({"source_id": ["a"]})
     with strict.client() as client:
-        descriptor = flight.FlightDescriptor.for_command(_begin(strict, client, "still"))
+        put = {**json.loads(_begin(strict, client, f"still-{stream}".lower())), "stream": stream}
+        descriptor = flight.FlightDescriptor.for_command(json.dumps(put).encode())
         writer, answers = client.do_put(descriptor, rows.schema, strict.options(seconds=60))
-        writer.write_table(rows)
-        with pytest.raises(flight.FlightError):
+        writer.write_with_metadata(rows.to_batches()[0], b'{"seq": 0}')
+        if stream is not None:
+            assert answers.read() is not None
+        with pytest.raises(flight.FlightError) as caught:
             _last(writer, answers)  # when the server gives up: this end sends nothing more
+        assert not isinstance(caught.value, flight.FlightTimedOutError)
         with suppress(flight.FlightError):
             writer.close()
 

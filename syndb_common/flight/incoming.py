@@ -1,0 +1,88 @@
+"""The batches of one DoPut as they come, and what its client is told of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, Self
+
+import pyarrow as pa
+
+from syndb_common.errors import InvalidRequest, LimitExceeded, SynDBError
+from syndb_common.flight.requests import parse
+from syndb_common.flight.streams import Stream
+from syndb_common.flight.uploads import Acknowledged, Mark
+from syndb_common.flight.wire import error_record, to_json
+
+
+class Incoming:
+    """Numbers and batches, for one thread to read while another stores them.
+
+    Arrow frees what a call reads from when its handler returns, also under a thread that is still inside it, and that
+    ends the process. So the handler uses this in a ``with`` block, which ends when nobody reads any more. Until then a
+    silent client may take its time, as long as it may always be silent; it is told why it should end the stream.
+
+    Args:
+        reader, writer: of the call.
+        stream: told when its client is waited for.
+        message_bytes: largest batch.
+        numbered: whether batches have numbers, and answers; without, each number is None.
+    """
+
+    def __init__(self, reader: Any, writer: Any, stream: Stream, message_bytes: int, *, numbered: bool) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._stream = stream
+        self._message_bytes = message_bytes
+        self._numbered = numbered
+        self._reading = threading.Lock()
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._closed = True
+        if not self._reading.acquire(blocking=False):
+            if self._numbered and isinstance(error, SynDBError):
+                with suppress(pa.ArrowException, OSError):  # it has gone
+                    self._answer(error_record(error))
+            self._reading.acquire()
+
+    def __iter__(self) -> Iterator[tuple[int | None, pa.RecordBatch]]:
+        return self
+
+    def __next__(self) -> tuple[int | None, pa.RecordBatch]:
+        with self._reading, self._stream.waiting():
+            if self._closed:
+                raise StopIteration
+            chunk = self._reader.read_chunk()
+        check_batch(chunk.data, self._message_bytes)
+        if not self._numbered:
+            return None, chunk.data
+        mark = chunk.app_metadata
+        if mark is None:
+            raise InvalidRequest("a batch without its number", hint='send {"seq": n} as its application metadata')
+        return parse(Mark, mark.to_pybytes()).seq, chunk.data
+
+    def stored(self, seq: int | None, rows: int) -> None:
+        """Tell the client that a batch is durable, if it has a number."""
+        if self._numbered and seq is not None:
+            self._answer(to_json(Acknowledged(seq=seq, rows=rows)))
+
+    def _answer(self, said: bytes) -> None:
+        with self._stream.waiting():
+            self._writer.write(said)
+
+
+def check_batch(batch: pa.RecordBatch, message_bytes: int) -> None:
+    """Refuse what is too large, or not what it says it is.
+
+    Raises:
+        LimitExceeded: it has more than ``message_bytes``.
+        pa.ArrowInvalid: it is damaged.
+    """
+    if batch.nbytes > message_bytes:
+        raise LimitExceeded(f"a batch of more than {message_bytes} bytes", hint="send smaller batches")
+    batch.validate(full=True)
