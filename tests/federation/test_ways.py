@@ -60,7 +60,13 @@ def way(federation: LocalFederation) -> str:
     return str(cluster["delivery"])
 
 
-def test_a_node_whose_port_closes_delivers_its_results_and_is_asked_for_them_when_it_opens(
+def reached(federation: LocalFederation) -> bool:
+    """Whether the hub finds the node's Flight server where it is registered, by the certificate that is registered."""
+    [cluster] = federation.get("/v1/federation/clusters")
+    return bool(federation.post(f"/v1/federation/clusters/{cluster['id']}/test/connectivity", {})["passed"])
+
+
+def test_results_come_by_the_way_that_is_open_and_by_the_certificate_that_the_node_has_now(
     start_federation: Start, real_files: Path
 ) -> None:
     outside, inside = free_ports(2)
@@ -86,3 +92,9 @@ def test_a_node_whose_port_closes_delivers_its_results_and_is_asked_for_them_whe
     assert sorted(delivered["rows"]) == sorted(fetched["rows"])
     with open_port(outside, inside):
         assert eventually(lambda: way(federation) == "pull", seconds=CHANGE_SECONDS)
+        federation.daemons["worm"].kill()
+        for file in (federation.folder / "worm" / "engine" / "tls").iterdir():
+            file.unlink()
+        federation.start_node("worm")
+        assert eventually(lambda: reached(federation) and way(federation) == "pull", seconds=CHANGE_SECONDS)
+        assert sorted(federation.query(ROWS)["rows"]) == sorted(fetched["rows"])
