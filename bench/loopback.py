@@ -35,6 +35,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from bench.result import Result, rate
+from syndb_common.engine.deliveries import Deliveries
 from syndb_common.engine.interface import Offer, Scan
 from syndb_common.engine.offers import Offers
 from syndb_common.flight.client import Reading, connect
@@ -266,7 +267,7 @@ def _serve(rows: int) -> None:
             uploads,
             lambda: None,
             None,
-            nothing,
+            Deliveries(),
             host="127.0.0.1",
             port=0,
             certificate=pair.certificate,

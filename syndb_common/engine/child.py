@@ -197,7 +197,7 @@ class Child:
 
     def _claim(self, work: Work, header: dict[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
         delivery = self.deliveries.find(header["ticket"])
-        return {"ticket": self.offers.make_all([delivery], header["reader"])[0]}, b""
+        return {"ticket": self.offers.make_all([delivery], header["reader"], own=True)[0]}, b""
 
     def _forget(self, work: Work, header: dict[str, Any], body: memoryview) -> tuple[dict[str, Any], bytes]:
         self.deliveries.forget(header["ticket"])

@@ -166,6 +166,11 @@ class Deliveries:
         if found is not None:
             found.end()
 
+    def expects(self, digest: bytes) -> bool:
+        """Whether a ticket has this SHA-256; it may have been used."""
+        with self._lock:
+            return digest in self._expected
+
     def arrive(self, digest: bytes) -> Delivery:
         """The delivery whose ticket has this SHA-256, once.
 

@@ -30,6 +30,8 @@ from syndb_common.errors import Cancelled, NotFound, SynDBError, TooManyRequests
 OFFER_SECONDS = 30.0
 """How long a ticket is good, and a reader may stand still: long for a network, short for a leak."""
 
+TICKET_BYTES = 32
+
 MAX_RUNNING = 64
 """Queries that wait for their reader or are being read. Each holds a connection and at most a few MB of rows."""
 
@@ -45,15 +47,16 @@ class Result:
     """A result that has been claimed.
 
     Attributes:
+        source: what was claimed; its schema is waited for where a node is still to deliver it.
         batches: may be read once, and raises when the result cannot be completed.
         close: to be called when the reader is through or has left, also before it began; safe to repeat.
-        scan: says what was read for it, once it is complete.
+        own: whether the federation itself reads it, not a user.
     """
 
-    schema: pa.Schema
+    source: Source
     batches: Iterator[pa.RecordBatch]
     close: Callable[[], None]
-    scan: Callable[[], Scan]
+    own: bool
 
 
 class Source(Protocol):
@@ -123,6 +126,7 @@ class _Offer:
     source: Source
     reader: bytes
     until: float
+    own: bool
 
 
 class Offers:
@@ -155,22 +159,24 @@ class Offers:
             if sum(isinstance(source, Running) for source in sources) >= MAX_RUNNING:
                 raise TooManyRequests(f"{MAX_RUNNING} results wait for their readers", hint="read them, or wait")
             work.patience = OFFER_SECONDS
-            return self._add(Running(work, batches, self._keeper.end), reader)
+            return self._add(Running(work, batches, self._keeper.end), reader, own=True)
 
-    def make_all(self, sources: Sequence[Source], reader: bytes) -> list[bytes]:
+    def make_all(self, sources: Sequence[Source], reader: bytes, *, own: bool = False) -> list[bytes]:
         """Offer the ranges of one result to one reader and return their tickets, in the same order.
+
+        ``own`` says that the reader is the federation itself, not a user.
 
         Raises:
             TooManyRequests: there are too many offers.
         """
         with self._lock:
             self._forget_the_void()
-            own = sum(offer.reader == reader for offer in self._waiting.values())
-            if own + len(sources) > MAX_OF_ONE_READER or len(self._waiting) + len(sources) > MAX_WAITING:
+            theirs = sum(offer.reader == reader for offer in self._waiting.values())
+            if theirs + len(sources) > MAX_OF_ONE_READER or len(self._waiting) + len(sources) > MAX_WAITING:
                 raise TooManyRequests(
-                    f"{own} parts of results wait for you", hint=f"read them, or wait {OFFER_SECONDS:g} seconds"
+                    f"{theirs} parts of results wait for you", hint=f"read them, or wait {OFFER_SECONDS:g} seconds"
                 )
-            return [self._add(source, reader) for source in sources]
+            return [self._add(source, reader, own=own) for source in sources]
 
     def redeem(self, ticket: bytes, reader: bytes = b"") -> Result:
         """Claim what a ticket stands for; ``reader`` is the SHA-256 of the secret that was presented with it.
@@ -178,7 +184,7 @@ class Offers:
         Raises:
             NotFound: the ticket is unknown, was used, is void by now, or is another reader's.
         """
-        key = hashlib.sha256(ticket).digest()
+        key = hashlib.sha256(ticket).digest() if len(ticket) == TICKET_BYTES else b""
         with self._lock:
             self._forget_the_void()
             offer = self._waiting.get(key)
@@ -189,16 +195,16 @@ class Offers:
             del self._waiting[key]
             self._reading[key] = offer.source
         close = partial(self._close, key)
-        return Result(offer.source.schema, _read(offer.source, close), close, offer.source.scan)
+        return Result(offer.source, _read(offer.source, close), close, offer.own)
 
     def finish(self, seconds: float) -> None:
         """Wait until no result is being read, at most that long."""
         with self._lock:
             self._lock.wait_for(lambda: not self._reading, seconds)
 
-    def _add(self, source: Source, reader: bytes) -> bytes:
-        ticket = secrets.token_bytes(32)
-        self._waiting[hashlib.sha256(ticket).digest()] = _Offer(source, reader, self._clock() + OFFER_SECONDS)
+    def _add(self, source: Source, reader: bytes, *, own: bool) -> bytes:
+        ticket = secrets.token_bytes(TICKET_BYTES)
+        self._waiting[hashlib.sha256(ticket).digest()] = _Offer(source, reader, self._clock() + OFFER_SECONDS, own)
         return ticket
 
     def _forget_the_void(self) -> None:

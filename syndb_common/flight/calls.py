@@ -11,9 +11,13 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyarrow import flight
+
+if TYPE_CHECKING:
+    from syndb_common.flight.access import Caller
+    from syndb_common.flight.streams import Stream
 
 MAX_SECRET = 4096
 """Characters of a credential; ours have less than a hundred."""
@@ -22,12 +26,19 @@ MIDDLEWARE = "call"
 
 
 class Call(flight.ServerMiddleware):  # type: ignore[misc]
-    """One call: the secret it came with, and what has to be done when it is over."""
+    """One call: the secret it came with, and what has to be done when it is over.
+
+    Attributes:
+        caller: whose it is, where that was found out before its first message.
+        stream: it has one already.
+    """
 
     def __init__(self, secret: str, answer: dict[str, str]) -> None:
         super().__init__()
         self.secret = secret
         self.digest = hashlib.sha256(secret.encode()).digest() if secret else b""
+        self.caller: Caller | None = None
+        self.stream: Stream | None = None
         self._answer = answer
         self._at_end: list[Callable[[], object]] = []
 
@@ -46,10 +57,23 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
 
 
 class Calls(flight.ServerMiddlewareFactory):  # type: ignore[misc]
-    """Makes a :class:`Call` of every call."""
+    """Makes a :class:`Call` of every call.
+
+    Args:
+        admit: told of every call before any message of it is read; raises to refuse it.
+    """
+
+    def __init__(self, admit: Callable[[Any, Call], None]) -> None:
+        super().__init__()
+        self._admit = admit
 
     def start_call(self, info: Any, headers: dict[str, list[Any]]) -> Call:
-        """Read the headers; nothing is checked yet."""
+        """Read the headers and ask whether the call may begin."""
+        call = self._read(info, headers)
+        self._admit(info.method, call)
+        return call
+
+    def _read(self, info: Any, headers: dict[str, list[Any]]) -> Call:
         values = [value for name, values in headers.items() if name.lower() == "authorization" for value in values]
         kind, _, rest = str(values[0]).partition(" ") if len(values) == 1 else ("", "", "")
         if len(rest) > MAX_SECRET:

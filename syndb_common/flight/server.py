@@ -3,7 +3,7 @@
 | call | needs | does |
 |---|---|---|
 | DoGet(ticket) | the ticket, and the secret of the reader it is for | streams one range of one result, once, with an end record |
-| GetFlightInfo | scope query, at a hub | runs the query that is the command; answers with tickets, one for each part |
+| GetFlightInfo | scope query, at a hub | runs the query that is the command, or fetches the table of a version that is the path; answers with tickets, one for each part |
 | DoAction begin | upload token, or scope upload | starts an upload: ``{"dataset_id", "metadata", "tables"}`` -> ``{"upload_id"}`` |
 | DoPut ``{"upload_id", "table", "stream"}`` | the same | adds rows; answers each numbered batch with ``{"seq", "rows"}`` |
 | DoAction publish | the same | ``{"upload_id"}`` -> a :class:`~syndb_common.flight.uploads.PublishResult` |
@@ -13,13 +13,13 @@
 | DoPut ``{"part": true}`` | a ticket for a delivery | hands a node's part to the hub's daemon (:mod:`syndb_common.engine.deliveries`) |
 | ListActions | any of these | what there is |
 
-A client that stands still is cut off (:mod:`syndb_common.flight.streams`). Flight's ``shutdown()`` waits for the slowest
+A client that stands still is cut off, and so is one that shows no credential (:mod:`syndb_common.flight.watch`). What
+waits for messages of its client, a DoPut, is let in by its headers alone. Flight's ``shutdown()`` waits for the slowest
 reader: the server ends with its process instead.
 """  # noqa: E501 - a table
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -36,11 +36,14 @@ from syndb_common.engine.work import Keeper
 from syndb_common.errors import IncompleteResult, InvalidRequest, NotFound, NotSupported, SynDBError
 from syndb_common.flight.access import ADMIN, UPLOAD, Access, Caller
 from syndb_common.flight.allocation import keep_freed_memory
-from syndb_common.flight.calls import MIDDLEWARE, Calls, Handshake, call_of
+from syndb_common.flight.calls import MIDDLEWARE, Call, Calls, Handshake, call_of
+from syndb_common.flight.guests import Guests
 from syndb_common.flight.incoming import Incoming, check_batch
 from syndb_common.flight.queries import Queries, sql_info
 from syndb_common.flight.requests import About, OfQuery, OfUpload, parse
 from syndb_common.flight.settings import FlightLimits
+from syndb_common.flight.sockets import address_of
+from syndb_common.flight.sql import is_command
 from syndb_common.flight.streams import Stream, Streams
 from syndb_common.flight.uploads import (
     Abort,
@@ -53,6 +56,7 @@ from syndb_common.flight.uploads import (
     Put,
     Stored,
 )
+from syndb_common.flight.watch import Watch
 from syndb_common.flight.wire import PART, end_of, end_record, error_in, to_flight, to_json
 
 ACTIONS = {
@@ -114,30 +118,34 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         self._queries = Queries(asker.ask, offers) if asker else None
         self._message_bytes = limits.message_bytes
         self._streams = Streams(limits)
-        threading.Thread(target=self._streams.watch, name="streams", daemon=True).start()
+        self._guests = Guests(limits)
         keep_freed_memory()
         super().__init__(
             f"grpc+tls://{host}:{port}",
             auth_handler=Handshake(),
             tls_certificates=[(certificate, key)],
-            middleware={MIDDLEWARE: Calls()},
+            middleware={MIDDLEWARE: Calls(self._admit)},
         )
+        Watch(self._streams, self._guests, self.port).start()
 
     def do_get(self, context: Any, ticket: flight.Ticket) -> Any:
         """Stream what a ticket stands for."""
         with _as_flight():
             self._streams.count_call(context.peer())
-            if (table := sql_info(ticket.ticket)) is not None:
-                self._access.caller(call_of(context))
-                return flight.RecordBatchStream(table)
-            call = call_of(context)
-            result = self._offers.redeem(ticket.ticket, call.digest)
+            call, asked = call_of(context), ticket.ticket
+            if is_command(asked):
+                self._access.caller(call)
+                if (table := sql_info(asked)) is not None:
+                    return flight.RecordBatchStream(table)
+            result = self._offers.redeem(asked, call.digest)
             call.at_end(result.close)
-            stream = self._stream(context)
-        return flight.GeneratorStream(result.schema, _outgoing(result, stream))
+            self._welcome(context)
+            stream = self._stream(context, own=result.own)
+            schema = result.source.schema
+        return flight.GeneratorStream(schema, _outgoing(result, schema, stream))
 
     def get_flight_info(self, context: Any, descriptor: flight.FlightDescriptor) -> flight.FlightInfo:
-        """Run the query that is the descriptor's command and say where its parts wait."""
+        """Run what the descriptor asks for and say where its parts wait."""
         with _as_flight():
             caller = self._caller(context)
             if self._queries is None:
@@ -170,6 +178,7 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         """Hand a node's part to its reader as it comes."""
         self._streams.count_call(context.peer())
         delivery = self._deliveries.arrive(call_of(context).digest)
+        self._welcome(context)
         try:
             stream = self._stream(context)
             with stream.waiting():
@@ -264,16 +273,40 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
 
     def _caller(self, context: Any) -> Caller:
         self._streams.count_call(context.peer())
-        return self._access.caller(call_of(context))
-
-    def _stream(self, context: Any) -> Stream:
         call = call_of(context)
-        stream = self._streams.open(call.digest.hex() or context.peer(), context.peer())
-        call.at_end(stream.close)
-        return stream
+        caller = call.caller or self._access.caller(call)
+        self._welcome(context)
+        return caller
+
+    def _admit(self, method: flight.FlightMethod, call: Call) -> None:
+        """Refuse what would wait for a first message of a stranger, or of somebody whose streams are all open."""
+        if method == flight.FlightMethod.DO_EXCHANGE:
+            raise NotImplementedError("there is no DoExchange")
+        if method != flight.FlightMethod.DO_PUT:
+            return
+        with _as_flight():
+            if self._deliveries.expects(call.digest):
+                call.stream = self._streams.open(call.digest.hex(), own=True, most=1)
+            else:
+                call.caller = self._access.caller(call)
+                call.caller.require(UPLOAD)
+                call.stream = self._streams.open(call.digest.hex())
+        call.at_end(call.stream.close)
+
+    def _welcome(self, context: Any) -> None:
+        """Whoever calls is known."""
+        call_of(context).at_end(self._guests.enter(context.peer()))
+
+    def _stream(self, context: Any, *, own: bool = False) -> Stream:
+        call = call_of(context)
+        if call.stream is None:
+            call.stream = self._streams.open(call.digest.hex() or context.peer(), own=own)
+            call.at_end(call.stream.close)
+        call.stream.address = address_of(context.peer())
+        return call.stream
 
 
-def _outgoing(result: Result, stream: Stream) -> Iterator[Any]:
+def _outgoing(result: Result, schema: pa.Schema, stream: Stream) -> Iterator[Any]:
     rows = 0
     with _as_flight():
         for batch in result.batches:
@@ -281,7 +314,7 @@ def _outgoing(result: Result, stream: Stream) -> Iterator[Any]:
             with stream.waiting():
                 yield batch
     with stream.waiting():
-        yield pa.RecordBatch.from_pylist([], schema=result.schema), end_record(rows, result.scan())
+        yield pa.RecordBatch.from_pylist([], schema=schema), end_record(rows, result.source.scan())
 
 
 @contextmanager

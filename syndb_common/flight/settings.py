@@ -51,6 +51,11 @@ class FlightLimits:
     stall_seconds: float = 30.0
     message_bytes: int = 256 * 1024**2
 
+    @property
+    def connections(self) -> int:
+        """Connections at once; each credential may need several, and strangers have some room."""
+        return 4 * self.streams
+
 
 @dataclass(frozen=True, slots=True)
 class FlightSettings:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 import struct
 from contextlib import suppress
+from dataclasses import dataclass
 from urllib.parse import unquote
 
 _COUNTERS = struct.Struct("=QQ")
@@ -18,7 +18,11 @@ _COUNTERS_AT = 120
 """Where ``tcpi_bytes_acked`` and ``tcpi_bytes_received`` stand in the kernel's ``struct tcp_info``."""
 
 
-def address_of(peer: str) -> tuple[str, int]:
+Address = tuple[str, int]
+"""IP address and port of a peer."""
+
+
+def address_of(peer: str) -> Address:
     """IP address and port of a peer as gRPC writes it: ``ipv4:127.0.0.1:50000``, ``ipv6:%5B::1%5D:50000``.
 
     Returns an empty address and port 0 for what is neither.
@@ -30,46 +34,66 @@ def address_of(peer: str) -> tuple[str, int]:
     return _plain(host.strip("[]")), int(port)
 
 
-def moved(peer: str) -> int:
-    """Bytes that a peer has acknowledged and sent so far, as the kernel counts them; 0 when it has gone."""
-    connection = _connection(peer)
-    if connection is None:
-        return 0
-    with connection:
-        told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _COUNTERS_AT + _COUNTERS.size)
-    return sum(_COUNTERS.unpack_from(told, _COUNTERS_AT))
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A connection as it was when it was looked at.
+
+    Attributes:
+        received: bytes that the peer has sent so far, as the kernel counts them.
+        acknowledged: bytes that the peer has taken so far.
+    """
+
+    descriptor: int
+    address: Address
+    received: int = 0
+    acknowledged: int = 0
+
+    @property
+    def moved(self) -> int:
+        """Bytes that went over it, both ways."""
+        return self.received + self.acknowledged
+
+    def cut(self) -> None:
+        """Shut it down; nothing happens when it has gone."""
+        # The number of a copy is not given to another connection between the look and the end.
+        with suppress(OSError), socket.socket(fileno=os.dup(self.descriptor)) as copy:
+            if _remote(copy) == self.address:
+                copy.shutdown(socket.SHUT_RDWR)
 
 
-def cut(peer: str) -> None:
-    """Shut down this process's connection to a peer; nothing happens when there is none any more."""
-    connection = _connection(peer)
-    if connection is not None:
-        with connection, suppress(OSError):  # it has closed by itself
-            connection.shutdown(socket.SHUT_RDWR)
+def connected(port: int) -> dict[Address, Connection]:
+    """This process's connections that peers have opened to ``port``, by the addresses of the peers.
 
-
-def _connection(peer: str) -> socket.socket | None:
-    """A copy of the socket to a peer: the number of a copy is not given to another connection meanwhile."""
-    wanted = address_of(peer)
+    Raises:
+        OSError: no file can be opened.
+    """
+    found = {}
     for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):  # closed meanwhile, or connected to nobody
-            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                continue
-            copy = socket.socket(fileno=os.dup(int(name)))
-            if copy.family in (socket.AF_INET, socket.AF_INET6) and _remote(copy) == wanted:
-                return copy
-            copy.close()
-    return None
+        with suppress(OSError):  # no socket, closed meanwhile, or connected to nobody
+            connection = _look(int(name), port)
+            if connection is not None:
+                found[connection.address] = connection
+    return found
 
 
-def _remote(connection: socket.socket) -> tuple[str, int]:
+def _look(descriptor: int, port: int) -> Connection | None:
+    looked_at = socket.socket(fileno=descriptor)
     try:
-        host, port = connection.getpeername()[:2]
-    except OSError:  # it listens
-        return "", -1
+        if looked_at.family not in (socket.AF_INET, socket.AF_INET6) or looked_at.getsockname()[1] != port:
+            return None
+        address = _remote(looked_at)
+        told = looked_at.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _COUNTERS_AT + _COUNTERS.size)
+    finally:
+        looked_at.detach()  # it is gRPC's
+    acknowledged, received = _COUNTERS.unpack_from(told, _COUNTERS_AT)
+    return Connection(descriptor, address, received, acknowledged)
+
+
+def _remote(connection: socket.socket) -> Address:
+    host, port = connection.getpeername()[:2]
     return _plain(host), port
 
 
 def _plain(host: str) -> str:
-    """gRPC writes an IPv4 address as one, whatever the socket is."""
-    return host.removeprefix("::ffff:")
+    """gRPC writes an IPv4 address as one, whatever the socket is, and the scope of an IPv6 address as a number."""
+    return host.removeprefix("::ffff:").partition("%")[0]

@@ -16,6 +16,12 @@ from syndb_common.errors import InvalidRequest, NotSupported
 
 _PREFIX = b"type.googleapis.com/arrow.flight.protocol.sql."
 
+MAX_FIELDS = 1000
+"""Fields of a command; clients send one or two."""
+
+MAX_INFO_BYTES = 4096
+"""Size of ``CommandGetSqlInfo``: a few hundred numbers."""
+
 _NAME, _VERSION, _ARROW_VERSION, _READ_ONLY, _SQL, _SUBSTRAIT, _TRANSACTION, _CANCEL = 0, 1, 2, 3, 4, 5, 8, 9
 _NO_TRANSACTIONS = 0
 
@@ -102,6 +108,11 @@ SQL_INFO_SCHEMA = pa.schema(
 )
 
 
+def is_command(content: bytes) -> bool:
+    """Whether this is a command of Flight SQL, damaged or not; as cheap as can be."""
+    return _PREFIX in content[: len(_PREFIX) + 3]
+
+
 def parse(command: bytes) -> Statement | SqlInfo | None:
     """The Flight SQL command in a descriptor or a ticket; None when it is none of Flight SQL at all.
 
@@ -109,7 +120,7 @@ def parse(command: bytes) -> Statement | SqlInfo | None:
         NotSupported: one that this server does not have.
         InvalidRequest: it is damaged.
     """
-    if _PREFIX not in command[: len(_PREFIX) + 3]:
+    if not is_command(command):
         return None
     kind = content = b""
     for number, value in _fields(command):
@@ -124,6 +135,8 @@ def parse(command: bytes) -> Statement | SqlInfo | None:
                 raise InvalidRequest("a statement without text")
             return Statement(text(fields[0]))
         case b"CommandGetSqlInfo":
+            if len(content) > MAX_INFO_BYTES:
+                raise InvalidRequest(f"CommandGetSqlInfo of more than {MAX_INFO_BYTES} bytes")
             packed = [_varints(value) if isinstance(value, bytes) else [value] for value in fields]
             return SqlInfo(frozenset(number for numbers in packed for number in numbers))
         case _:
@@ -148,7 +161,9 @@ def text(content: bytes) -> str:
 def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
     """Field numbers and contents of a protobuf message."""
     at = 0
-    while at < len(message):
+    for _ in range(MAX_FIELDS):
+        if at >= len(message):
+            return
         tag, at = _varint(message, at)
         match tag & 7:
             case 0:
@@ -166,6 +181,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
                 at += 4
             case _:
                 raise InvalidRequest("a damaged Flight SQL command")
+    raise InvalidRequest(f"a Flight SQL command of {MAX_FIELDS} fields and more")
 
 
 def _varints(packed: bytes) -> list[int]:

@@ -2,8 +2,10 @@
 
 A stream stands still while the server waits for its client: for the next batch to be taken, or to come. The engine's
 own time never counts, and a slow network is not a client that stands still, as long as bytes go over its connection. A
-client that stands still in all its streams for longer than it may is cut off (:mod:`syndb_common.flight.sockets`); one
+client that stands still in all its streams for longer than it may is cut off (:mod:`syndb_common.flight.watch`); one
 that reads some of them keeps the others waiting at its own cost only.
+
+A stream of the federation's own, a node's delivery or a part that the hub reads, always finds some room.
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from syndb_common.errors import TooManyRequests
 from syndb_common.flight.settings import FlightLimits
-from syndb_common.flight.sockets import address_of, cut, moved
+from syndb_common.flight.sockets import Address, Connection, address_of
 
 MAX_CLIENTS = 10_000
 """Addresses whose calls are counted; beyond it the one that was silent longest is forgotten."""
@@ -24,16 +26,23 @@ MAX_CLIENTS = 10_000
 LEAST_BYTES = 16 * 1024
 """What has to go over a connection to count as movement: more than pings and the like."""
 
-WATCH_SECONDS = 0.5
-"""Between two looks at who stands still; next to nothing against the deadlines."""
+OWN_SHARE = 4
+"""The federation's own streams find room when users fill all but one part in so many."""
 
 
 class Stream:
-    """One call that moves data. The thread that serves it says when it waits for its client."""
+    """One call that moves data. The thread that serves it says when it waits for its client.
 
-    def __init__(self, streams: Streams, client: str, peer: str) -> None:
+    Attributes:
+        client: names whose it is.
+        own: whether it is of the federation itself.
+        address: where the client is, known once its first message has come.
+    """
+
+    def __init__(self, streams: Streams, client: str, *, own: bool) -> None:
         self.client = client
-        self.peer = peer
+        self.own = own
+        self.address: Address | None = None
         self.waits_since: float | None = None
         self._streams = streams
         self._waits = 0
@@ -59,49 +68,38 @@ class Stream:
 
 
 class Streams:
-    """All streams of a server, and the thread that ends those that stand still. Thread-safe.
+    """All streams of a server. Thread-safe.
 
     Args:
         limits: what is allowed.
         clock: seconds that never go back; replaceable in tests.
-        moved: counts the bytes that went over a peer's connection; replaceable in tests.
     """
 
-    def __init__(
-        self,
-        limits: FlightLimits,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        moved: Callable[[str], int] = moved,
-    ) -> None:
+    def __init__(self, limits: FlightLimits, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.now = clock
         self._limits = limits
-        self._moved = moved
-        self._suspects: dict[str, tuple[int, float]] = {}
+        self._suspects: dict[Address, tuple[int, float]] = {}
         self._open: set[Stream] = set()
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def watch(self) -> None:
-        """Cut off whoever stands still; never returns."""
-        while True:
-            time.sleep(WATCH_SECONDS)
-            for peer in self.still():
-                cut(peer)
+    def still(self, found: Mapping[Address, Connection]) -> set[Address]:
+        """Who has kept every one of their streams waiting for longer than they may. Called by one thread.
 
-    def still(self) -> set[str]:
-        """Peers that have kept every one of their streams waiting for longer than they may. Called by one thread."""
+        Args:
+            found: all connections there are.
+        """
         now = self.now()
         before = now - self._limits.stall_seconds
         with self._lock:
-            since = [(stream.peer, stream.waits_since) for stream in self._open]
-        moving = {peer for peer, waits_since in since if waits_since is None or waits_since > before}
+            since = [(stream.address, stream.waits_since) for stream in self._open if stream.address in found]
+        moving = {address for address, waits_since in since if waits_since is None or waits_since > before}
         earlier, self._suspects = self._suspects, {}
-        for peer in {peer for peer, _ in since} - moving:
-            count = self._moved(peer)
-            seen, then = earlier.get(peer, (count, now))
-            self._suspects[peer] = (seen, then) if count - seen < LEAST_BYTES else (count, now)
-        return {peer for peer, (_, then) in self._suspects.items() if then <= before}
+        for address in {address for address, _ in since if address is not None} - moving:
+            count = found[address].moved
+            seen, then = earlier.get(address, (count, now))
+            self._suspects[address] = (seen, then) if count - seen < LEAST_BYTES else (count, now)
+        return {address for address, (_, then) in self._suspects.items() if then <= before}
 
     def count_call(self, peer: str) -> None:
         """Spend one call of the peer's address.
@@ -120,19 +118,21 @@ class Streams:
         if not allowed:
             raise TooManyRequests("too many calls from your address", hint=f"try again in {(1 - left) / rate:.1f} s")
 
-    def open(self, client: str, peer: str) -> Stream:
-        """A stream for a client, which may hold only so many at once.
+    def open(self, client: str, *, own: bool = False, most: int | None = None) -> Stream:
+        """A stream for a client, which may hold only so many at once, or ``most``.
 
         Raises:
             TooManyRequests: it, or all together, have as many as they may.
         """
-        stream = Stream(self, client, peer)
+        stream = Stream(self, client, own=own)
+        room = self._limits.streams
         with self._lock:
-            if len(self._open) >= self._limits.streams:
-                raise TooManyRequests(f"{self._limits.streams} streams are open", hint="try again in a moment")
-            own = sum(each.client == client for each in self._open)
-            if own >= self._limits.streams_per_client:
-                raise TooManyRequests(f"you have {own} streams open already", hint="end some of them first")
+            theirs = sum(each.client == client for each in self._open)
+            if theirs >= (most or self._limits.streams_per_client):
+                raise TooManyRequests(f"you have {theirs} streams open already", hint="end some of them first")
+            users = sum(not each.own for each in self._open)
+            if len(self._open) >= room or (not own and users >= room - room // OWN_SHARE):
+                raise TooManyRequests(f"{len(self._open)} streams are open", hint="try again in a moment")
             self._open.add(stream)
         return stream
 

@@ -16,8 +16,8 @@ from syndb_common.engine.interface import Limits, Offer
 from syndb_common.errors import LimitExceeded, TooManyRequests
 from syndb_common.flight.client import Reading, read_table
 from syndb_common.flight.settings import FlightLimits
-from syndb_common.flight.sockets import address_of
-from syndb_common.flight.streams import Streams
+from syndb_common.flight.sockets import Address, Connection, address_of
+from syndb_common.flight.streams import Stream, Streams
 from syndb_common.flight.wire import from_flight
 from syndb_common.tables.identity import dataset_id
 from tests.syndb_common.flight.served import Served, served
@@ -164,42 +164,59 @@ def test_calls_beyond_the_rate_are_refused_until_time_has_passed() -> None:
     streams.count_call("ipv4:10.0.0.1:3")
 
 
+ONE, TWO = ("1.1.1.1", 1), ("2.2.2.2", 2)
+
+
 class _Watched:
     """Streams of limits of ten seconds, with a clock and a wire that are set by hand."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.moved = 0
-        limits = FlightLimits(stall_seconds=10.0)
-        self.streams = Streams(limits, clock=lambda: self.now, moved=lambda peer: self.moved)
+        self.streams = Streams(FlightLimits(stall_seconds=10.0), clock=lambda: self.now)
 
-    def still_at(self, now: float, moved: int = 0) -> set[str]:
-        self.now, self.moved = now, moved
-        return self.streams.still()
+    def open(self, address: Address) -> Stream:
+        stream = self.streams.open("a")
+        stream.address = address
+        return stream
+
+    def still_at(self, now: float, moved: int = 0) -> set[Address]:
+        self.now = now
+        return self.streams.still({address: Connection(7, address, moved) for address in (ONE, TWO)})
 
 
 def test_only_a_client_all_of_whose_streams_stand_still_is_cut_off() -> None:
     watched = _Watched()
-    first, second = watched.streams.open("a", "ipv4:1.1.1.1:1"), watched.streams.open("a", "ipv4:1.1.1.1:1")
-    watched.streams.open("b", "ipv4:2.2.2.2:2")  # the server is at work for this one
+    first, second = watched.open(ONE), watched.open(ONE)
+    watched.open(TWO)  # the server is at work for this one
     with first.waiting():
         assert watched.still_at(20) == set()
         with second.waiting():
             assert [watched.still_at(now) for now in (29, 31, 40)] == [set()] * 3
-            assert watched.still_at(41) == {"ipv4:1.1.1.1:1"}
+            assert watched.still_at(41) == {ONE}
         assert watched.still_at(60) == set()
         second.close()
-        assert [watched.still_at(61), watched.still_at(71)] == [set(), {"ipv4:1.1.1.1:1"}]
+        assert [watched.still_at(61), watched.still_at(71)] == [set(), {ONE}]
     assert watched.still_at(100) == set()
 
 
 def test_a_client_on_a_slow_network_is_not_cut_off() -> None:
     watched = _Watched()
-    stream = watched.streams.open("a", "ipv4:1.1.1.1:1")
-    with stream.waiting():
+    with watched.open(ONE).waiting():
         assert not any(watched.still_at(now, moved=now * 2000) for now in range(10, 500, 5))
         assert watched.still_at(511, moved=10**6) == set()
-        assert watched.still_at(522, moved=10**6 + 100) == {"ipv4:1.1.1.1:1"}
+        assert watched.still_at(522, moved=10**6 + 100) == {ONE}
+
+
+def test_users_cannot_take_the_streams_of_the_federation() -> None:
+    streams = Streams(FlightLimits(streams=8, streams_per_client=4))
+    for client in "aaaabb":
+        streams.open(client)
+    with pytest.raises(TooManyRequests, match="6 streams are open"):
+        streams.open("c")
+    for question in ("x", "y"):
+        streams.open(question, own=True)
+    with pytest.raises(TooManyRequests, match="8 streams are open"):
+        streams.open("z", own=True)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +225,7 @@ def test_a_client_on_a_slow_network_is_not_cut_off() -> None:
         ("ipv4:127.0.0.1:50000", ("127.0.0.1", 50000)),
         ("ipv6:%5B::1%5D:50000", ("::1", 50000)),
         ("ipv6:[::ffff:10.0.0.1]:7", ("10.0.0.1", 7)),
+        ("ipv6:%5Bfe80::1%252%5D:7", ("fe80::1", 7)),
         ("unix:/tmp/x", ("", 0)),
         ("", ("", 0)),
     ],

@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from syndb_common.engine.interface import Limits, Offer, Scan
 from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.offers import MAX_OF_ONE_READER, OFFER_SECONDS, Offers
-from syndb_common.errors import NotFound, TooManyRequests
+from syndb_common.errors import DeadlineExceeded, NotFound, TooManyRequests
 from syndb_common.flight.client import fetch
 
 SCHEMA = pa.schema([("n", pa.int64())])
@@ -125,6 +125,31 @@ def test_a_reader_who_left_before_the_first_row_holds_nothing() -> None:
     source = _Range(1)
     (ticket,) = offers.make_all([source], _reader("a"))
     offers.redeem(ticket, _reader("a")).close()
+    assert source.ended == 1
+    offers.finish(0)
+    assert not offers._reading
+
+
+class _NeverComes(_Range):
+    """A delivery that is waited for in vain."""
+
+    @property
+    def schema(self) -> pa.Schema:  # type: ignore[override]
+        raise DeadlineExceeded("the node did not deliver its part in time")
+
+    @schema.setter
+    def schema(self, value: pa.Schema) -> None:
+        """A source has one, whatever becomes of it."""
+
+
+def test_a_part_that_never_comes_holds_nothing_and_no_stop() -> None:
+    offers = Offers(cast("Any", None))
+    source = _NeverComes(1)
+    (ticket,) = offers.make_all([source], _reader("a"))
+    result = offers.redeem(ticket, _reader("a"))
+    with pytest.raises(DeadlineExceeded):
+        result.source.schema  # noqa: B018 - it is waited for
+    result.close()
     assert source.ended == 1
     offers.finish(0)
     assert not offers._reading

@@ -1,0 +1,106 @@
+"""Who has shown a credential, by connection: whoever has not may take little room, and for a short time.
+
+gRPC takes in a call before anybody can ask whose it is, one message of any size for most of them, and any number of
+calls and connections. A connection without a call of a known caller is therefore closed when it is silent, old, or has
+sent more than a question needs; so is the one that brings more than all of them together may.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from syndb_common.flight.settings import FlightLimits
+from syndb_common.flight.sockets import Address, Connection, address_of
+
+STRANGE_BYTES: Final = 1024**2
+"""What may come over a connection between two calls of known callers: a handshake, and a query of the largest size."""
+
+ALL_STRANGE_BYTES: Final = 16 * 1024**2
+"""What may come so over all connections together. gRPC was seen to take seven times the size of a message."""
+
+
+@dataclass(slots=True)
+class _Guest:
+    """A connection.
+
+    Attributes:
+        since: when it was first seen, or last had a call of a known caller.
+        before: bytes that had come by then.
+        calls: of known callers that are under way.
+        known: whether it ever had one.
+    """
+
+    since: float
+    before: int = 0
+    calls: int = 0
+    known: bool = False
+    just_called: bool = False
+
+
+class Guests:
+    """The connections of a server. Thread-safe.
+
+    Args:
+        limits: what is allowed.
+        clock: seconds that never go back; replaceable in tests.
+    """
+
+    def __init__(self, limits: FlightLimits, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._guests: dict[Address, _Guest] = {}
+        self._lock = threading.Lock()
+
+    def enter(self, peer: str) -> Callable[[], None]:
+        """A call of a known caller has come; what is returned has to be called when it is over."""
+        address = address_of(peer)
+        with self._lock:
+            guest = self._guests.setdefault(address, _Guest(self._clock()))
+            guest.calls += 1
+            guest.known = True
+
+        def leave() -> None:
+            with self._lock:
+                guest.calls -= 1
+                guest.just_called = True
+
+        return leave
+
+    def unwanted(self, found: Mapping[Address, Connection]) -> set[Address]:
+        """Connections to close, of all that were ``found``. Called by one thread."""
+        now = self._clock()
+        with self._lock:
+            self._guests = {key: guest for key, guest in self._guests.items() if guest.calls or key in found}
+            idle = {}
+            for address, connection in found.items():
+                guest = self._guests.setdefault(address, _Guest(now))
+                if guest.calls or guest.just_called:
+                    guest.since, guest.before, guest.just_called = now, connection.received, False
+                if not guest.calls:
+                    idle[address] = guest
+        sent = {address: found[address].received - guest.before for address, guest in idle.items()}
+        late = {address for address, guest in idle.items() if now - guest.since > self._limits.stall_seconds}
+        large = {address for address, size in sent.items() if size > STRANGE_BYTES}
+        return late | large | _beyond(sent) | self._crowd(idle, len(found))
+
+    def _crowd(self, idle: Mapping[Address, _Guest], connections: int) -> set[Address]:
+        """The connections beyond what may be there: strangers first, of the hosts with most, who have been longest."""
+        of_host = Counter(host for host, _ in idle)
+        first = sorted(idle, key=lambda each: (idle[each].known, -of_host[each[0]], idle[each].since))
+        return set(first[: max(0, connections - self._limits.connections)])
+
+
+def _beyond(sent: Mapping[Address, int]) -> set[Address]:
+    """Those who have sent most, until what the others have sent together is not too much."""
+    total, found = sum(sent.values()), set()
+    for address in sorted(sent, key=lambda each: -sent[each]):
+        if total <= ALL_STRANGE_BYTES:
+            break
+        total -= sent[address]
+        found.add(address)
+    return found
