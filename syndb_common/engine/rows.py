@@ -15,11 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from syndb_common.errors import DataError
+from syndb_common.errors import DataError, LimitExceeded
 from syndb_common.tables.model import Column, Kind, Table
 
 EXAMPLES = 5
 """Offending rows that are shown."""
+
+MAX_WRITTEN_OUT = 96 * 1024**2
+"""Bytes of one batch's texts once each row has its own: as dictionaries or views, a few bytes can stand for any number.
+"""
 
 _ARROW_TYPES = {
     "String": pa.string(),
@@ -101,12 +105,20 @@ class RowShape:
 
         Raises:
             DataError: a value does not fit its column; the message names column and rows.
+            LimitExceeded: the texts are too long together.
         """
         columns = []
+        room = MAX_WRITTEN_OUT
         rows = _Rows(self._table, batch, first)
         for column, field, values in zip(self._columns, self.schema, batch.columns, strict=True):
             rows.column = column
             rows.validate(values)
+            room -= _written_out(values)
+            if room < 0:
+                raise LimitExceeded(
+                    f"{self._table.name}.{column.name}: the texts of a batch have more than {MAX_WRITTEN_OUT} bytes",
+                    hint="send smaller batches",
+                )
             if pa.types.is_dictionary(values.type):
                 values = values.dictionary_decode()
             fitted = _uuids(values, rows) if column.base_type == "UUID" else _cast(values, field.type, rows)
@@ -257,8 +269,22 @@ def _uuids(values: pa.Array, rows: _Rows) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(values), buffers)
 
 
+def _written_out(values: pa.Array) -> int:
+    """Bytes of the texts of a column whose rows may share them, 0 for others. It has been validated."""
+    if pa.types.is_string_view(values.type) and len(values):
+        views = np.frombuffer(values.buffers()[1], dtype=np.int32, count=4 * (values.offset + len(values)))
+        lengths = pa.array(views[4 * values.offset :: 4].astype(np.int64))
+        return int(pc.sum(pc.if_else(values.is_valid(), lengths, 0)).as_py() or 0)
+    if pa.types.is_dictionary(values.type) and _plain(values.type) in (pa.string(), pa.large_string()):
+        lengths = pc.binary_length(values.dictionary).cast(pa.int64())
+        return int(pc.sum(lengths.take(values.indices)).as_py() or 0)
+    return 0
+
+
 def _plain(incoming: pa.DataType) -> pa.DataType:
-    return incoming.value_type if pa.types.is_dictionary(incoming) else incoming
+    """The type of the values; Arrow cannot look up the views of a dictionary."""
+    looked_up = pa.types.is_dictionary(incoming) and not pa.types.is_string_view(incoming.value_type)
+    return incoming.value_type if looked_up else incoming
 
 
 def _may_hold(column: Column, incoming: pa.DataType) -> bool:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syndb_common.engine.rows import RowShape
-from syndb_common.errors import DataError
+from syndb_common.errors import DataError, LimitExceeded
 from syndb_common.tables.model import TABLES
 
 NAMES = ["a", "b", "c", "d"]
@@ -129,3 +129,34 @@ def test_ids_in_text_become_their_bytes(ids: list[UUID | None], skipped: int, up
         None if each is None else each.bytes for each in ids[min(skipped, len(ids) - 1) :]
     ]
     fitted.validate(full=True)
+
+
+def _large_dictionary(rows: int, length: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), pa.array(["x" * length], pa.large_string()))
+
+
+def _large_views(rows: int, length: int) -> pa.Array:
+    text = b"x" * length
+    view = length.to_bytes(4, "little") + text[:4] + bytes(8)
+    return pa.Array.from_buffers(pa.string_view(), rows, [None, pa.py_buffer(view * rows), pa.py_buffer(text)])
+
+
+@pytest.mark.parametrize("large", [_large_dictionary, _large_views])
+def test_texts_that_rows_share_are_counted_before_they_are_written_out(large: Any) -> None:
+    names = large(20_000, 100_000)
+    assert names.nbytes < 2_000_000
+    before = pa.total_allocated_bytes()
+    batch = pa.RecordBatch.from_pydict({"source_id": [str(number) for number in range(20_000)], "name": names})
+    with pytest.raises(LimitExceeded, match="name: the texts of a batch have more than") as caught:
+        RowShape(TABLES["neurons"], batch.schema).fit(batch)
+    assert "smaller batches" in caught.value.hint
+    assert pa.total_allocated_bytes() - before < 10_000_000
+    fitted = _fit(name=large(9, 1000).slice(5))
+    assert fitted["name"].to_pylist() == ["x" * 1000] * 4
+    assert RowShape(TABLES["neurons"], batch.schema).fit(batch.slice(0, 0)).num_rows == 0
+
+
+def test_a_dictionary_of_views_is_refused() -> None:
+    views = pa.DictionaryArray.from_arrays(pa.array([0] * 4), pa.array(["left"]).cast(pa.string_view()))
+    with pytest.raises(DataError, match="side is .*: the column sent is dictionary"):
+        _fit(side=views)
