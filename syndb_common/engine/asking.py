@@ -15,8 +15,19 @@ from typing import Any, Final
 
 from syndb_common.errors import Cancelled, DeadlineExceeded, ErrorBody, SynDBError, TooManyRequests
 
-MAX_ASKED: Final = 64
-"""Questions under way. Each keeps a thread of Flight waiting; most are answered within milliseconds."""
+QUICK_SECONDS: Final = 10.0
+"""What a quick question may take, such as who presents a token; most are answered within milliseconds."""
+
+MAX_QUICK: Final = 32
+"""Quick questions under way; they have places of their own, which no query takes."""
+
+MAX_LONG: Final = 64
+"""Longer questions under way: queries that clients wait for. Each keeps a thread of Flight waiting."""
+
+MAX_LONG_OF_ONE: Final = 16
+"""Of these, how many one owner may have."""
+
+MAX_ASKED: Final = MAX_QUICK + MAX_LONG
 
 LOOK_SECONDS: Final = 0.25
 """Between two looks at whether the client, for whom something is asked, is still there."""
@@ -24,6 +35,8 @@ LOOK_SECONDS: Final = 0.25
 
 @dataclass(slots=True)
 class _Waiting:
+    quick: bool
+    owner: object
     done: threading.Event = field(default_factory=threading.Event)
     header: dict[str, Any] = field(default_factory=dict)
 
@@ -42,16 +55,17 @@ class Asker:
     ) -> dict[str, Any]:
         """The daemon's answer to ``what``; blocks for at most ``seconds``, or until nobody is interested any more.
 
+        The fact ``owner`` says for whom it is asked.
+
         Raises:
-            TooManyRequests: too much is being asked already.
+            TooManyRequests: too much is being asked already, by all or for this owner.
             DeadlineExceeded: the daemon did not answer in time.
             Cancelled: ``gone`` said so.
             SynDBError: what the daemon answered.
         """
-        waiting = _Waiting()
+        waiting = _Waiting(seconds <= QUICK_SECONDS, facts.get("owner"))
         with self._lock:
-            if len(self._waiting) >= MAX_ASKED:
-                raise TooManyRequests(f"{MAX_ASKED} requests wait for the daemon", hint="try again in a moment")
+            self._check_room(waiting)
             self._number += 1
             number = self._number
             self._waiting[number] = waiting
@@ -72,6 +86,15 @@ class Asker:
             raise SynDBError.from_body(ErrorBody.model_validate(waiting.header["error"]))
         reply: dict[str, Any] = waiting.header["reply"]
         return reply
+
+    def _check_room(self, waiting: _Waiting) -> None:
+        alike = [each for each in self._waiting.values() if each.quick == waiting.quick]
+        if len(alike) >= (MAX_QUICK if waiting.quick else MAX_LONG):
+            raise TooManyRequests(f"{len(alike)} requests wait for the daemon", hint="try again in a moment")
+        if not waiting.quick and sum(each.owner == waiting.owner for each in alike) >= MAX_LONG_OF_ONE:
+            raise TooManyRequests(
+                f"{MAX_LONG_OF_ONE} queries of yours are waited for already", hint="wait until some of them have ended"
+            )
 
     def settle(self, header: dict[str, Any]) -> None:
         """Hand an answer to whoever waits for it, if anybody still does."""

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from syndb_common.engine.asking import QUICK_SECONDS
 from syndb_common.errors import Forbidden, Unauthenticated
 from syndb_common.flight.calls import Call
 
-ASK_SECONDS = 10.0
+ASK_SECONDS = QUICK_SECONDS
 """What looking up a token may take; it takes milliseconds."""
 
 QUERY, UPLOAD, ADMIN, EVERYTHING = "query", "upload", "admin", "*"

@@ -1,6 +1,7 @@
 """What the engine process asks its daemon: answered once, in time, and stopped when nobody waits any more."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import trio
 
 from syndb_common.engine.asked import Asked
-from syndb_common.engine.asking import MAX_ASKED, Asker
+from syndb_common.engine.asking import MAX_ASKED, MAX_LONG, MAX_LONG_OF_ONE, MAX_QUICK, QUICK_SECONDS, Asker
 from syndb_common.errors import Cancelled, DeadlineExceeded, Forbidden, NotFound, SynDBError, TooManyRequests
 
 
@@ -59,9 +60,9 @@ async def test_many_questions_at_once_each_get_their_own_answer(pair: _Pair) -> 
         found[n] = (await pair.ask("double", n=n))["n"]
 
     async with trio.open_nursery() as nursery:
-        for n in range(MAX_ASKED // 2):
+        for n in range(MAX_QUICK // 2):
             nursery.start_soon(double, n)
-    assert found == {n: 2 * n for n in range(MAX_ASKED // 2)}
+    assert found == {n: 2 * n for n in range(MAX_QUICK // 2)}
 
 
 async def test_a_refusal_keeps_its_code_and_hint(pair: _Pair) -> None:
@@ -97,21 +98,49 @@ async def test_a_question_of_a_client_that_left_is_stopped_at_the_daemon(pair: _
             await trio.sleep(0.01)
 
 
-async def test_too_many_questions_are_refused_at_once(nursery: trio.Nursery) -> None:
-    asker = Asker(lambda frame: None)
-    leaving = trio.CapacityLimiter(MAX_ASKED)
-    gone = False
-    async with trio.open_nursery() as asking:
+class _Silent:
+    """A daemon that never answers, and questions that wait for it until told to leave."""
 
-        async def wait() -> None:
-            with pytest.raises(Cancelled):
-                await trio.to_thread.run_sync(partial(asker.ask, "for ever", 60, gone=lambda: gone), limiter=leaving)
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.asker = Asker(lambda frame: None)
+        self.left = False
+        self._nursery = nursery
+        self._limiter = trio.CapacityLimiter(MAX_ASKED)
 
-        for _ in range(MAX_ASKED):
-            asking.start_soon(wait)
+    async def wait(self, count: int, *, seconds: float, **facts: str) -> None:
+        """Let so many more questions wait."""
+        wanted = len(self.asker._waiting) + count
+        for _ in range(count):
+            self._nursery.start_soon(self._ask, seconds, facts)
         with trio.fail_after(20):
-            while len(asker._waiting) < MAX_ASKED:  # noqa: ASYNC110 - threads change it
+            while len(self.asker._waiting) < wanted:  # noqa: ASYNC110 - threads change it
                 await trio.sleep(0.01)
+
+    async def _ask(self, seconds: float, facts: dict[str, str]) -> None:
+        ask = partial(self.asker.ask, "for ever", seconds, gone=lambda: self.left, **facts)
+        with suppress(Cancelled, DeadlineExceeded):
+            await trio.to_thread.run_sync(ask, limiter=self._limiter)
+
+
+@pytest.fixture
+async def silent(nursery: trio.Nursery) -> AsyncIterator[_Silent]:
+    silent = _Silent(nursery)
+    yield silent
+    silent.left = True
+
+
+async def test_queries_leave_room_for_quick_questions_and_one_owner_for_others(silent: _Silent) -> None:
+    for owner in range(MAX_LONG // MAX_LONG_OF_ONE):
+        await silent.wait(MAX_LONG_OF_ONE, seconds=60, owner=str(owner))
         with pytest.raises(TooManyRequests):
-            asker.ask("one more", 1)
-        gone = True
+            silent.asker.ask("one more", 60, owner=str(owner))
+    with pytest.raises(TooManyRequests):
+        silent.asker.ask("of another", 60, owner="another")
+    with pytest.raises(DeadlineExceeded):
+        silent.asker.ask("who is this", 0.01)
+
+
+async def test_too_many_quick_questions_are_refused_at_once(silent: _Silent) -> None:
+    await silent.wait(MAX_QUICK, seconds=QUICK_SECONDS)
+    with pytest.raises(TooManyRequests):
+        silent.asker.ask("one more", 1)
