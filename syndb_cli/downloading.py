@@ -123,16 +123,16 @@ def download_command(
         if output is not None:
             _check(output, form)
         hub = Connection.from_environment(server_url, token_file)
-        download = _ready(hub, body, timeout)
-        target = output or Path(download.folder + (".tar.xz" if form is Format.ARCHIVE else ""))
-        _check(target, form)
         try:
+            download = _ready(hub, body, timeout)
+            target = output or Path(download.folder + (".tar.xz" if form is Format.ARCHIVE else ""))
+            _check(target, form)
             if form is Format.ARCHIVE:
                 fetched = [_fetch(hub, download, download.files[0], target)]
             else:
                 fetched = _folder(hub, download, target)
         except KeyboardInterrupt:
-            note("What has come is kept: run the same command again to go on.")
+            note("What the hub has prepared and what has come is kept: run the same command again to go on.")
             raise
         if as_json:
             show_json(_told(download, fetched))

@@ -118,7 +118,7 @@ def next_step(settings: Any, standing: dict[str, str], config: Path) -> str:
     if state == node_state.WAITING:
         return f"the hub's operator approves it: syndb federation clusters activate {settings.cluster.name}"
     if state == node_state.JOINED:
-        return "nothing; import data with syndb etl, see all nodes with syndb federation clusters"
+        return "nothing; import data with syndb etl or syndb dataset upload, see the nodes: syndb federation clusters"
     if state == node_state.REFUSED and not standing.get("hint"):
         return "see cause; then restart the daemon, or wait: it tries again by itself"
     if state == node_state.LOOKING:

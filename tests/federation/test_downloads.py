@@ -35,7 +35,7 @@ LARGE = 48 * 1024**2
 """More than the sockets between two processes hold, so that a reader that stops stops the hub."""
 CONTENT = os.urandom(LARGE)
 LARGE_ID = uuid4()
-ROWS = 200_000
+ROWS = 100_000
 
 
 def syndb(federation: LocalFederation, folder: Path, *words: str) -> Any:
