@@ -212,7 +212,7 @@ class FanOut:
         came = await self._by(delivery, target, cluster, gathering, asking, until)
         if isinstance(came, Part):
             return came
-        self.ways.failed(cluster, delivery)
+        self.ways.failed(cluster, delivery, came)
         another = None if gathering.rows else await self.ways.another(cluster, delivery, _left(until))
         if another is None:
             raise came

@@ -25,7 +25,7 @@ import structlog
 import trio
 
 from actors.directory import Cluster, Directory
-from syndb_common.errors import ConfigError, PeerUnavailable, SynDBError
+from syndb_common.errors import ConfigError, DeadlineExceeded, PeerUnavailable, SynDBError
 from syndb_common.flight.tls import server_name
 from syndb_common.messages import DeliveryWay, Endpoints, FlightEndpoint
 
@@ -38,7 +38,7 @@ AGAIN_SECONDS = 15.0
 MAX_PROBES = 16
 """Probes at once; each holds a socket."""
 PUSH_AGAIN_SECONDS = 60.0
-"""After a delivery that did not come, the node's parts travel in frames for so long: it may not reach the hub."""
+"""After a delivery that did not arrive, the node's parts travel in frames for so long: it may not reach the hub."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Ways(Protocol):
         """Nothing will be delivered any more."""
         ...
 
-    def failed(self, cluster: Cluster, delivery: Delivery) -> None:
+    def failed(self, cluster: Cluster, delivery: Delivery, error: SynDBError) -> None:
         """The part did not come this way."""
         ...
 
@@ -87,7 +87,7 @@ class AlwaysPull:
     async def ended(self, delivery: Delivery) -> None:
         """See the protocol."""
 
-    def failed(self, cluster: Cluster, delivery: Delivery) -> None:
+    def failed(self, cluster: Cluster, delivery: Delivery, error: SynDBError) -> None:
         """See the protocol."""
 
     async def another(self, cluster: Cluster, delivery: Delivery, seconds: float) -> Delivery | None:
@@ -189,10 +189,10 @@ class ChosenWays:
         if delivery.push_to is not None and delivery.push_to.ticket is not None:
             await self._receiver.forget(delivery.push_to.ticket)
 
-    def failed(self, cluster: Cluster, delivery: Delivery) -> None:
+    def failed(self, cluster: Cluster, delivery: Delivery, error: SynDBError) -> None:
         """See the protocol."""
         self._probed.pop(cluster.record.id, None)
-        if delivery.way == "push":
+        if delivery.way == "push" and isinstance(error, DeadlineExceeded):  # what breaks off has reached the hub
             self._undelivered[cluster.record.id] = trio.current_time()
 
     async def another(self, cluster: Cluster, delivery: Delivery, seconds: float) -> Delivery | None:
@@ -201,7 +201,9 @@ class ChosenWays:
             case "pull":
                 return await self._delivery(self._without_pull(cluster), seconds)
             case "push":
-                return await self.choose(cluster, seconds)
+                with trio.move_on_after(seconds):
+                    await self._look(cluster)
+                return Delivery("pull" if self.way(cluster) == "pull" else "frames")
             case "frames":
                 return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from demo.processes import Daemon
@@ -30,6 +31,20 @@ def memory_bytes(daemon: Daemon) -> int:
     assert daemon.process is not None
     lines = Path(f"/proc/{daemon.process.pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def memory_of_all(daemon: Daemon) -> int:
+    """Memory of a daemon with all processes below it; pages that they share count once."""
+    assert daemon.process is not None
+    pids = [daemon.process.pid]
+    for pid in pids:
+        pids.extend(_children(pid))
+    found = 0
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            found += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return found
 
 
 def eventually(done: Callable[[], bool], *, seconds: float) -> bool:

@@ -125,6 +125,18 @@ def test_a_scope_that_disagrees_with_the_text_is_refused(federation: LocalFedera
     assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
 
 
+@pytest.mark.parametrize(("bounds", "kept"), [("", slice(None)), ("LIMIT 100 OFFSET 7000", slice(7000, 7100))])
+def test_rows_of_all_nodes_come_in_one_order(
+    federation: LocalFederation, expected: dict[str, Expected], bounds: str, kept: slice
+) -> None:
+    rows = [[name, weight] for name, found in expected.items() for weight in found.chemical]
+    wanted = sorted(rows, key=lambda row: (-row[1], row[0]))
+    text = "SELECT dataset, synapse_count FROM synapses WHERE synapse_type = 'chemical'"
+    found = federation.query(f"{text} ORDER BY synapse_count DESC, dataset {bounds} SCOPE federation")
+    assert found["columns"] == ["dataset", "synapse_count"]
+    assert found["rows"] == wanted[kept]
+
+
 @pytest.mark.parametrize("form", ["csv", "parquet", "arrow"])
 def test_results_come_in_the_form_that_is_asked_for(federation: LocalFederation, form: str) -> None:
     job = federation.query(COUNTS.format("chemical"))

@@ -276,7 +276,7 @@ class TwoWays(AlwaysPull):
         self.other = other
         self.lost: list[str] = []
 
-    def failed(self, cluster: Cluster, delivery: Delivery) -> None:
+    def failed(self, cluster: Cluster, delivery: Delivery, error: SynDBError) -> None:
         self.lost.append(delivery.way)
 
     async def another(self, cluster: Cluster, delivery: Delivery, seconds: float) -> Delivery | None:

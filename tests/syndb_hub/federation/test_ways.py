@@ -13,10 +13,13 @@ import trio
 from trio.testing import MockClock
 
 from actors.directory import NOWHERE, Cluster, Directory, Health
+from syndb_common.errors import DeadlineExceeded, PeerUnavailable
 from syndb_common.flight.tls import ensure_certificate
 from syndb_common.messages import Endpoints, FlightEndpoint
 from syndb_hub.federation.ways import AGAIN_SECONDS, PUSH_AGAIN_SECONDS, ChosenWays, Delivery, greet
 from tests.actors.federation_parts import ENDPOINTS, cluster
+
+GONE = PeerUnavailable("connection reset")
 
 
 class Network:
@@ -114,7 +117,7 @@ async def test_a_part_that_could_not_be_fetched_has_the_next_one_tried_anew() ->
     network = Network()
     await network.choose()
     network.flight = False
-    network.ways.failed(network.node, Delivery("pull"))
+    network.ways.failed(network.node, Delivery("pull"), GONE)
     assert await network.choose() == "push"
 
 
@@ -133,16 +136,22 @@ async def test_what_did_not_come_by_one_way_may_by_another(flight: bool, direct:
     found: list[str | None] = []
     while delivery is not None and len(found) < len(ways):
         found.append(delivery.way)
-        network.ways.failed(network.node, delivery)
+        network.ways.failed(network.node, delivery, GONE)
         delivery = await network.ways.another(network.node, delivery, 10.0)
     assert [*found, None][: len(ways)] == ways
 
 
 async def test_a_node_whose_delivery_did_not_come_answers_in_frames_for_a_while(autojump_clock: MockClock) -> None:
     network = Network(flight=False)
-    network.ways.failed(network.node, await network.ways.choose(network.node, 10.0))
+    network.ways.failed(network.node, await network.ways.choose(network.node, 10.0), DeadlineExceeded("not in time"))
     assert await network.choose() == "frames"
     await trio.sleep(PUSH_AGAIN_SECONDS + 1)
+    assert await network.choose() == "push"
+
+
+async def test_a_delivery_that_broke_off_had_reached_the_hub_and_the_next_one_may() -> None:
+    network = Network(flight=False)
+    network.ways.failed(network.node, await network.ways.choose(network.node, 10.0), GONE)
     assert await network.choose() == "push"
 
 

@@ -1,0 +1,328 @@
+"""Results of millions of rows: flat in memory, no faster than they are taken, and whole or an error whoever is killed.
+
+One node is fetched from, the other delivers: its Flight server is announced at a port where nobody listens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import flight
+
+from demo.local import LocalFederation, local_federation
+from demo.processes import Daemon, free_ports
+from syndb_common.errors import NotFound
+from syndb_common.flight.client import connect
+from syndb_common.flight.uploader import UploadTarget
+from syndb_common.flight.wire import from_flight
+from tests.federation.large_rows import fill, hash_of
+from tests.federation.processes import engines_of, eventually, memory_of_all
+
+NEAR, FAR = "near", "far"
+ROWS = {NEAR: 5_000_000, FAR: 1_000_000}
+LARGEST_ROWS = 20_000_000
+MEMORY_BYTES = 200e6
+STALL_SECONDS = 5
+COLUMNS = "cid, pre_id, post_id, synapse_count, brain_region"
+LONG = 120.0
+"""Seconds that nothing here takes by far."""
+CLIENT = """
+import sys
+from pyarrow import flight
+location, certificate, token, query = sys.argv[1:]
+client = flight.connect(location, tls_root_certs=certificate, override_hostname="syndb")
+options = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {token}".encode())])
+print("asking", flush=True)
+client.get_flight_info(flight.FlightDescriptor.for_command(query), options)
+"""
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@contextmanager
+def large_federation(folder: Path, rows: dict[str, int]) -> Iterator[LocalFederation]:
+    """A federation whose nodes hold so many rows."""
+    for name, count in rows.items():
+        fill(folder / name / "engine", name, count)
+    limits = {"limits": {"seconds": LONG}, "flight": {"stall_seconds": STALL_SECONDS}}
+    hub = {"federation": {"delegation_timeout_seconds": LONG}, "flight": {"stall_seconds": STALL_SECONDS}}
+    with local_federation(folder, list(rows), hub=hub, node=limits) as found:
+        if FAR in rows:
+            port, closed = free_ports(2)
+            away = {"flight": {"port": port, "advertise": f"127.0.0.1:{closed}", "stall_seconds": STALL_SECONDS}}
+            found.write_node(FAR, free_ports(1)[0], port, {**limits, **away})
+        found.start_hub()
+        for name in rows:
+            found.start_node(name)
+        wait_ready(found, rows)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
+    with large_federation(tmp_path_factory.mktemp("large"), ROWS) as found:
+        yield found
+
+
+def wait_ready(federation: LocalFederation, rows: dict[str, int]) -> None:
+    """Every node is there, and how its rows come is known."""
+    federation.wait_healthy(rows, seconds=LONG)
+    federation.wait_datasets(dict.fromkeys(rows, 1), seconds=LONG)
+    expected = {NEAR: "pull", FAR: "push"}
+
+    def known() -> bool:
+        found = {node["name"]: node["delivery"] for node in federation.get("/v1/federation/clusters")}
+        return all(found[name] == expected[name] for name in rows)
+
+    federation.wait_for(known, "the ways", seconds=LONG)
+
+
+def query_of(name: str, rows: int) -> str:
+    return f"SELECT {COLUMNS} FROM synapses WHERE dataset = '{name}' LIMIT {rows} SCOPE remote"
+
+
+def submit(federation: LocalFederation, name: str, rows: int) -> str:
+    """Ask one node for rows; the job's id."""
+    return str(federation.post("/v1/syql/exec", {"query": query_of(name, rows), "require": "all"})["job_id"])
+
+
+def wait_end(federation: LocalFederation, job_id: str) -> dict[str, Any]:
+    """The job once it has ended, however."""
+    until = time.monotonic() + LONG
+    while (job := federation.get(f"/v1/jobs/{job_id}", params={"wait": 20}))["status"] in ("pending", "running"):
+        assert time.monotonic() < until, f"the job is {job['status']}"
+    found: dict[str, Any] = job
+    return found
+
+
+def unfinished_results(federation: LocalFederation) -> list[Path]:
+    """Files of results that are not whole."""
+    return list((federation.folder / "hub" / "objects").rglob("*.part"))
+
+
+def arriving(federation: LocalFederation, job_id: str) -> bool:
+    """Whether some of the rows have come."""
+    with suppress(FileNotFoundError):
+        return any(job_id in path.name and path.stat().st_size > 4e6 for path in unfinished_results(federation))
+    return False
+
+
+def computed(federation: LocalFederation, name: str) -> list[str]:
+    """Ids of the queries that a node has begun to answer."""
+    lines = [line for line in (federation.folder / f"{name}.log").read_text().splitlines() if line.startswith('{"')]
+    events = [json.loads(line) for line in lines]
+    return [event["query_id"] for event in events if event["event"] == "part computed"]
+
+
+class Owner:
+    """Asks a node's Flight server how far a query is, as its owner may."""
+
+    def __init__(self, federation: LocalFederation, name: str) -> None:
+        import tomllib
+
+        port = tomllib.loads(federation.config(name).read_text())["flight"]["port"]
+        folder = federation.folder / name / "engine"
+        target = UploadTarget.of_folders(f"grpc+tls://127.0.0.1:{port}", folder / "tls", folder)
+        self._client = connect(target.location, target.certificate_pem)
+        self._options = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {target.token}".encode())])
+
+    def rows_read(self, query_id: str) -> int | None:
+        """Rows that the engine has read for the query; None when it has ended."""
+        action = flight.Action("status", json.dumps({"query_id": query_id}).encode())
+        try:
+            [answer] = self._client.do_action(action, self._options)
+        except pa.ArrowException as error:
+            if isinstance(from_flight(error), NotFound):
+                return None
+            raise
+        return int(json.loads(answer.body.to_pybytes())["rows"])
+
+
+def processes(daemon: Daemon) -> list[int]:
+    assert daemon.process is not None
+    return [daemon.process.pid, *engines_of(daemon)]
+
+
+def measure(federation: LocalFederation, rows: int) -> dict[str, float]:
+    """Bytes above idle that hub and node take while so many rows go through both, all their processes together."""
+    daemons = {"hub": federation.daemons["hub"], "node": federation.daemons[NEAR]}
+    assert wait_end(federation, submit(federation, NEAR, 100_000))["rows"] == 100_000
+    idle = {who: memory_of_all(daemon) for who, daemon in daemons.items()}
+    peaks = dict(idle)
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.1):
+            for who, daemon in daemons.items():
+                peaks[who] = max(peaks[who], memory_of_all(daemon))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        job = wait_end(federation, submit(federation, NEAR, rows))
+    finally:
+        ended.set()
+        watching.join()
+    assert (job["status"], job["rows"]) == ("completed", rows)
+    assert job["provenance"]["nodes"][0]["bytes"] > 80 * rows
+    assert job["provenance"]["scanned_rows"] > rows / 2  # ClickHouse does not count what LIMIT makes superfluous
+    return {who: peaks[who] - idle[who] for who in daemons}
+
+
+def test_memory_of_hub_and_node_stays_flat_while_5_million_rows_go_through_them(federation: LocalFederation) -> None:
+    found = measure(federation, ROWS[NEAR])
+    assert max(found.values()) < MEMORY_BYTES, found
+
+
+@pytest.mark.largest
+def test_memory_is_the_same_for_20_million_rows(tmp_path: Path) -> None:
+    with large_federation(tmp_path, {NEAR: LARGEST_ROWS}) as federation:
+        found = measure(federation, LARGEST_ROWS)
+    assert max(found.values()) < MEMORY_BYTES, found
+
+
+@pytest.mark.parametrize("name", [NEAR, FAR])
+def test_a_node_reads_no_further_than_its_hub_takes_and_gives_up_one_that_stands_still(
+    federation: LocalFederation, name: str
+) -> None:
+    owner, hub = Owner(federation, name), federation.daemons["hub"]
+    before = len(computed(federation, name))
+    job_id = submit(federation, name, ROWS[name])
+    assert eventually(lambda: arriving(federation, job_id), seconds=LONG)
+    stopped = processes(hub)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        [query_id] = computed(federation, name)[before:]
+        read: list[int] = []
+
+        def ended() -> bool:
+            rows = owner.rows_read(query_id)
+            read.extend([] if rows is None else [rows])
+            return rows is None
+
+        assert eventually(ended, seconds=LONG), read[-5:]
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    assert read, "the query had ended before the hub stood still"
+    assert max(read) < ROWS[name], "the whole table was read for a hub that takes nothing"
+    job = wait_end(federation, job_id)
+    assert job["status"] == "failed", "what was cut off is no result"
+    assert eventually(lambda: not unfinished_results(federation), seconds=LONG)
+    wait_ready(federation, ROWS)
+    again = wait_end(federation, submit(federation, name, 200_000))
+    assert (again["status"], again["rows"]) == ("completed", 200_000)
+
+
+VICTIMS = ["engine", "node", "hub", "engine of the hub", "client"]
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+@pytest.mark.parametrize("stage", ["arriving", pytest.param("computing", marks=pytest.mark.largest)])
+def test_whoever_is_killed_an_answer_is_whole_or_an_error_and_nothing_half_done_is_left(
+    federation: LocalFederation, victim: str, stage: str
+) -> None:
+    """Of two queries at once: one whose rows are fetched, and one whose rows are delivered."""
+    engines = {name: engines_of(federation.daemons[name]) for name in ROWS}
+    if stage == "computing":
+        for pids in engines.values():
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+    clients, jobs = ask_both(federation, through_clients=victim == "client")
+    if stage == "arriving":
+        assert eventually(lambda: all(arriving(federation, job) for job in jobs.values()), seconds=LONG)
+    else:
+        wait_running(federation, jobs)
+    kill(federation, victim, engines, clients)
+    for pids in engines.values():
+        for pid in pids:
+            with suppress(ProcessLookupError):  # it was killed
+                os.kill(pid, signal.SIGCONT)
+    hashes = hashes_of(federation) if victim == "node" else {}
+    for name, daemon in federation.daemons.items():
+        if daemon.process is None:
+            federation.start_hub() if name == "hub" else federation.start_node(name)
+    federation.wait_answering(seconds=LONG)
+    for name, job_id in jobs.items():
+        job = wait_end(federation, job_id)
+        whole = job["status"] == "completed" and job["rows"] == ROWS[FAR] and job["provenance"]["complete"]
+        assert whole or job["status"] in ("failed", "cancelled"), (name, job)
+        assert whole or job["error_code"] or job["status"] == "cancelled"
+    for client in clients:
+        client.kill()
+        client.wait()
+    assert eventually(lambda: not unfinished_results(federation), seconds=LONG)
+    wait_ready(federation, ROWS)
+    for name, rows in ROWS.items():
+        counted = federation.query(f"SELECT COUNT(*) AS n FROM synapses WHERE dataset = '{name}' SCOPE remote")
+        assert counted["rows"] == [[rows]]
+        stated = counted["provenance"]["versions"][0]["content_hash"]
+        assert hashes.get(name, stated) == stated
+
+
+def hashes_of(federation: LocalFederation) -> dict[str, str]:
+    """The content hashes of what the nodes hold, which do not run: as the kills before this one left it, too."""
+    return {name: hash_of(federation.folder / name / "engine", name) for name in ROWS}
+
+
+def ask_both(
+    federation: LocalFederation, *, through_clients: bool
+) -> tuple[list[subprocess.Popen[bytes]], dict[str, str]]:
+    """Ask both nodes at once, over HTTP or by clients of Flight; these, and the jobs by the name of the node."""
+    if not through_clients:
+        return [], {name: submit(federation, name, ROWS[FAR]) for name in ROWS}
+    server = federation.get("/v1/flight")
+    words = [sys.executable, "-c", CLIENT, server["location"], server["certificate"], federation.token]
+    before = {job["job_id"] for job in federation.get("/v1/jobs")}
+    clients = [subprocess.Popen([*words, query_of(name, ROWS[FAR])], stdout=subprocess.DEVNULL) for name in ROWS]
+    found: list[dict[str, Any]] = []
+
+    def asked() -> bool:
+        found[:] = [job for job in federation.get("/v1/jobs") if job["job_id"] not in before]
+        return len(found) == len(ROWS)
+
+    assert eventually(asked, seconds=LONG)
+    return clients, {job["job_id"]: job["job_id"] for job in found}
+
+
+def wait_running(federation: LocalFederation, jobs: dict[str, str]) -> None:
+    def running() -> bool:
+        return all(federation.get(f"/v1/jobs/{job_id}")["status"] == "running" for job_id in jobs.values())
+
+    assert eventually(running, seconds=LONG)
+
+
+def kill(
+    federation: LocalFederation,
+    victim: str,
+    engines: dict[str, list[int]],
+    clients: list[subprocess.Popen[bytes]],
+) -> None:
+    """End a process, or both of its kind, by SIGKILL."""
+    hub = federation.daemons["hub"]
+    match victim:
+        case "engine":
+            pids = [pid for found in engines.values() for pid in found]
+        case "engine of the hub":
+            pids = engines_of(hub)
+        case "client":
+            pids = [client.pid for client in clients]
+        case _:
+            for daemon in [hub] if victim == "hub" else [federation.daemons[name] for name in ROWS]:
+                daemon.kill()
+            return
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
