@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -18,6 +18,8 @@ from syndb_common.errors import Conflict, LimitExceeded
 GROUP_ROWS = 1_000_000
 """Rows of one insert. ClickHouse makes one part of up to 1,048,449 rows, and a part is there or not."""
 GROUP_BYTES = 96 * 1024**2
+HELD_BYTES = 256 * 1024**2
+"""Of batches that are not stored yet, of all streams together; each may have one more. Storing copies a group."""
 LINGER_SECONDS = 0.01
 """How long a small group waits for one more batch: less than an insert takes."""
 SMALL_ROWS = 50_000
@@ -33,6 +35,31 @@ class Item:
     rows: int
     data: pa.RecordBatch | None
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.data.nbytes if self.data is not None else 0
+
+
+class Budget:
+    """The bytes of batches that streams may hold together. Thread-safe."""
+
+    def __init__(self, size: int = HELD_BYTES) -> None:
+        self._left = size
+        self._freed = threading.Condition()
+
+    def take(self, size: int, anyhow: Callable[[], bool]) -> None:
+        """Take so many bytes when they are left, or when ``anyhow`` says so; until then wait."""
+        with self._freed:
+            self._freed.wait_for(lambda: self._left >= size or anyhow())
+            self._left -= size
+
+    def give(self, size: int) -> None:
+        """Give so many bytes back."""
+        with self._freed:
+            self._left += size
+            self._freed.notify_all()
+
 
 class Gathering:
     """The batches of one connection.
@@ -42,15 +69,23 @@ class Gathering:
         shape: makes the batches fit.
         following: number of the first batch that is not stored yet.
         stored: rows of the stream that are stored already.
+        budget: shared with other streams.
     """
 
     def __init__(
-        self, incoming: Iterable[tuple[int | None, pa.RecordBatch]], shape: RowShape, following: int, stored: int
+        self,
+        incoming: Iterable[tuple[int | None, pa.RecordBatch]],
+        shape: RowShape,
+        following: int,
+        stored: int,
+        budget: Budget,
     ) -> None:
         self._incoming = incoming
         self._shape = shape
         self._following = following
         self._row = stored
+        self._budget = budget
+        self._held = 0
         self._waiting: deque[Item] = deque()
         self._rows = self._bytes = 0
         self._ended = False
@@ -58,8 +93,10 @@ class Gathering:
         self._error: BaseException | None = None
         self._changed = threading.Condition()
 
-    def groups(self, check: Callable[[], None]) -> Iterator[list[Item]]:
-        """Groups to be stored one after the other; ``check`` is called while waiting and may raise.
+    def groups(self, check: Callable[[], None]) -> Generator[list[Item], None, None]:
+        """Groups, each to be stored before the next is asked for, which empties it; close it in the end.
+
+        ``check`` is called while waiting and may raise.
 
         Raises:
             DataError, Conflict, LimitExceeded: of a batch, after all before it were given out.
@@ -68,10 +105,18 @@ class Gathering:
         try:
             while group := self._next(check):
                 yield group
+                size = sum(item.size for item in group)
+                group.clear()
+                with self._changed:
+                    self._held -= size
+                self._budget.give(size)
         finally:
             with self._changed:
                 self._left = True
                 self._changed.notify_all()
+                self._waiting.clear()
+                held, self._held = self._held, 0
+            self._budget.give(held)
 
     def _next(self, check: Callable[[], None]) -> list[Item]:
         with self._changed:
@@ -89,7 +134,7 @@ class Gathering:
                 rows += item.rows
                 group.append(item)
             self._rows -= rows
-            self._bytes -= sum(item.data.nbytes for item in group if item.data is not None)
+            self._bytes -= sum(item.size for item in group)
             self._changed.notify_all()
             return group
 
@@ -123,17 +168,22 @@ class Gathering:
         return Item(number, batch.num_rows, fitted)
 
     def _put(self, item: Item) -> bool:
-        size = item.data.nbytes if item.data is not None else 0
         with self._changed:
             self._changed.wait_for(
                 lambda: (
                     self._left
                     or not self._waiting
-                    or (self._bytes + size <= GROUP_BYTES and self._rows + item.rows <= GROUP_ROWS)
+                    or (self._bytes + item.size <= GROUP_BYTES and self._rows + item.rows <= GROUP_ROWS)
                 )
             )
-            self._waiting.append(item)
-            self._rows += item.rows
-            self._bytes += size
-            self._changed.notify_all()
-            return not self._left
+        self._budget.take(item.size, lambda: self._left or not self._held)
+        with self._changed:
+            if not self._left:
+                self._held += item.size
+                self._waiting.append(item)
+                self._rows += item.rows
+                self._bytes += item.size
+                self._changed.notify_all()
+                return True
+        self._budget.give(item.size)
+        return False

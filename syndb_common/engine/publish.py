@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from syndb_common.engine.checks import check_rows, content_hash
 from syndb_common.engine.deletion import Deletions
-from syndb_common.engine.groups import Gathering, Item
+from syndb_common.engine.groups import Budget, Gathering, Item
 from syndb_common.engine.records import COMMIT, LIMITS, Change, Records, UploadRecord
 from syndb_common.engine.rows import RowShape
 from syndb_common.engine.staging import STAGING, Staged, StagedStream
@@ -58,6 +58,7 @@ class Uploads:
         self._records = Records(keeper)
         self._uploads: dict[UUID, Staged] = {}
         self._lock = threading.Lock()
+        self._budget = Budget()
         self._publishing = threading.Lock()
         self.deletions = Deletions(keeper, self._records)
         self.published = 0
@@ -238,15 +239,16 @@ class Uploads:
         with stream.writing:
             check()
             following, rows = stream.position()
-        for group in Gathering(incoming, shape, following, rows).groups(check):
-            with stream.writing:
-                check()
-                fresh = [item for item in group if item.data is not None]
-                if fresh:
-                    self._insert(upload, stream, shape, fresh)
-            upload.touch()
-            for item in group:
-                stored(item.seq, item.rows)
+        gathering = Gathering(incoming, shape, following, rows, self._budget)
+        with closing(gathering.groups(check)) as groups:
+            for group in groups:
+                with stream.writing:
+                    check()
+                    if any(item.data is not None for item in group):
+                        self._insert(upload, stream, shape, group)
+                upload.touch()
+                for item in group:
+                    stored(item.seq, item.rows)
         with stream.writing:
             return stream.position()[1]
 

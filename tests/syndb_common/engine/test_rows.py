@@ -158,5 +158,5 @@ def test_texts_that_rows_share_are_counted_before_they_are_written_out(large: An
 
 def test_a_dictionary_of_views_is_refused() -> None:
     views = pa.DictionaryArray.from_arrays(pa.array([0] * 4), pa.array(["left"]).cast(pa.string_view()))
-    with pytest.raises(DataError, match="side is .*: the column sent is dictionary"):
+    with pytest.raises(DataError, match=r"side is .*: the column sent is dictionary"):
         _fit(side=views)
