@@ -20,7 +20,12 @@ from syndb_common.flight.sockets import Address, Connection, address_of
 STRANGE_BYTES: Final = 1024**2
 """What may come over a connection between two calls of known callers: a handshake, and a query of the largest size."""
 
-ALL_STRANGE_BYTES: Final = 16 * 1024**2
+EARLY_SECONDS: Final = 5.0
+EARLY_BYTES: Final = 32 * 1024**2
+"""For how long more may come, and how much: gRPC takes in some megabytes of an upload before it asks here whose it is, and
+on a busy machine that takes a while."""
+
+ALL_STRANGE_BYTES: Final = 128 * 1024**2
 """What may come so over all connections together. gRPC was seen to take seven times the size of a message."""
 
 
@@ -31,11 +36,13 @@ class _Guest:
     Attributes:
         since: when it was first seen, or last had a call of a known caller.
         before: bytes that had come by then.
+        small_at: when it was last seen with few bytes since then.
         calls: of known callers that are under way.
         known: whether it ever had one.
     """
 
     since: float
+    small_at: float
     before: int = 0
     calls: int = 0
     known: bool = False
@@ -60,7 +67,7 @@ class Guests:
         """A call of a known caller has come; what is returned has to be called when it is over."""
         address = address_of(peer)
         with self._lock:
-            guest = self._guests.setdefault(address, _Guest(self._clock()))
+            guest = self._guests.setdefault(address, _Guest(self._clock(), self._clock()))
             guest.calls += 1
             guest.known = True
 
@@ -78,14 +85,17 @@ class Guests:
             self._guests = {key: guest for key, guest in self._guests.items() if guest.calls or key in found}
             idle = {}
             for address, connection in found.items():
-                guest = self._guests.setdefault(address, _Guest(now))
+                guest = self._guests.setdefault(address, _Guest(now, now))
                 if guest.calls or guest.just_called:
                     guest.since, guest.before, guest.just_called = now, connection.received, False
+                if connection.received - guest.before <= STRANGE_BYTES:
+                    guest.small_at = now
                 if not guest.calls:
                     idle[address] = guest
         sent = {address: found[address].received - guest.before for address, guest in idle.items()}
         late = {address for address, guest in idle.items() if now - guest.since > self._limits.stall_seconds}
-        large = {address for address, size in sent.items() if size > STRANGE_BYTES}
+        large = {address for address, guest in idle.items() if now - guest.small_at > EARLY_SECONDS}
+        large |= {address for address, size in sent.items() if size > EARLY_BYTES}
         return late | large | _beyond(sent) | self._crowd(idle, len(found))
 
     def _crowd(self, idle: Mapping[Address, _Guest], connections: int) -> set[Address]:
