@@ -11,6 +11,7 @@ import re
 from syndb_common.errors import (
     Cancelled,
     ConfigError,
+    DataError,
     EngineUnavailable,
     LimitExceeded,
     SynDBError,
@@ -28,13 +29,25 @@ _TAIL = re.compile(
 _NAME = re.compile(r"\.? \([A-Z_]+\)$")
 _TIME, _MEMORY, _CANCELLED = 159, 241, 394
 _TOO_MANY_QUERIES = 202
+_NO_SPACE = 243
+_FULL = re.compile(r"No space left on device|Disk quota exceeded")
 _UNAVAILABLE = frozenset({203, 209, 210, 225, 236, 242, 279, 285, 319, 373, 439, 999})
 """Cut off, stopping, or a replica without its coordinator: the same may work a moment later."""
 _REFUSED = frozenset({192, 193, 194, 195, 291, 497, 516})
 """The user that the configuration names is unknown, or may not do this."""
+_DAMAGED = frozenset({33, 40, 246, 271, 432})
+"""What is stored cannot be read back."""
 _LIMITS = frozenset({158, 160, 191, 306, 307, 396})
 _UNKNOWN = frozenset({16, 46, 47, 60, 81})
 _WRONG = frozenset({6, 27, 36, 38, 41, 42, 43, 48, 53, 62, 69, 70, 72, 153, 164, 184, 215, 349, 386, 395, 407})
+
+
+def disk_full() -> EngineUnavailable:
+    """What to say when the engine has no room to write."""
+    return EngineUnavailable(
+        "the disk of the engine is full",
+        hint="make room there and do the same again: published versions, and what an upload has sent, are kept",
+    )
 
 
 def explains(text: str) -> bool:
@@ -45,6 +58,8 @@ def explains(text: str) -> bool:
 def from_clickhouse(text: str) -> SynDBError:
     """The error that a ClickHouse message stands for; its number is in ``details["clickhouse_code"]``."""
     match = _MESSAGE.search(text)
+    if _FULL.search(text) or (match is not None and int(match["code"]) == _NO_SPACE):
+        return disk_full()
     if match is None:
         return SynDBError(f"the engine failed: {_first_line(text)}")
     code = int(match["code"])
@@ -65,6 +80,12 @@ def from_clickhouse(text: str) -> SynDBError:
     if code in _UNAVAILABLE:
         return EngineUnavailable(
             f"the engine cannot do this now: {message}", hint="repeat the query", clickhouse_code=code
+        )
+    if code in _DAMAGED:
+        return DataError(
+            f"stored rows are damaged: {message}",
+            hint="upload them again, or restore a backup; check the disk",
+            clickhouse_code=code,
         )
     if code in _REFUSED:
         return ConfigError(

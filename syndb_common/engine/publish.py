@@ -15,25 +15,23 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID, uuid4
 
 import pyarrow as pa
-from pydantic import ValidationError
 
 from syndb_common.engine.checks import check_rows, content_hash
+from syndb_common.engine.commits import Commits
 from syndb_common.engine.deletion import Deletions
 from syndb_common.engine.groups import Budget, Gathering, Item
-from syndb_common.engine.records import COMMIT, LIMITS, Change, Records, UploadRecord
+from syndb_common.engine.records import LIMITS, OWNER, Change, Records, UploadRecord
+from syndb_common.engine.room import check_room
 from syndb_common.engine.rows import RowShape
 from syndb_common.engine.staging import STAGING, Staged, StagedStream
-from syndb_common.engine.work import Keeper, Work
+from syndb_common.engine.work import Keeper
 from syndb_common.errors import Conflict, DataError, NotFound, SynDBError, TooManyRequests
 from syndb_common.flight.uploads import Begin, PublishResult, UploadStatus
-from syndb_common.tables.identity import dataset_id
 from syndb_common.tables.model import DATABASE, TABLES
-from syndb_common.tables.versions import DatasetMetadata
 
 LEASE_SECONDS: Final = 15.0
 """An upload that sends nothing for this long may be taken over by a new one: its client is gone."""
@@ -43,25 +41,29 @@ SWEEP_SECONDS: Final = 60.0
 MAX_UPLOADS: Final = 16
 MAX_STREAMS: Final = 10_000
 """Streams of one upload, over its whole life."""
-OWNER: Final = "owner"
-"""Who acts with the owner's token, in the audit."""
 
 Stored = Callable[[int, int], None]
 """Told number and rows of every batch that is durable."""
 
 
 class Uploads:
-    """All uploads of this engine. Thread-safe; one at a time per data set."""
+    """All uploads of this engine. Thread-safe; one at a time per data set.
 
-    def __init__(self, keeper: Keeper) -> None:
+    Args:
+        keeper: runs what they do.
+        clock: seconds that never go back; replaceable in tests.
+    """
+
+    def __init__(self, keeper: Keeper, clock: Callable[[], float] = time.monotonic) -> None:
         self._keeper = keeper
+        self._clock = clock
         self._records = Records(keeper)
+        self._commits = Commits(keeper, self._records)
         self._uploads: dict[UUID, Staged] = {}
         self._lock = threading.Lock()
         self._budget = Budget()
         self._publishing = threading.Lock()
         self.deletions = Deletions(keeper, self._records)
-        self.published = 0
 
     def recover(self) -> None:
         """Take up the uploads under way; drop partitions without a commit row, and staging without an upload."""
@@ -72,13 +74,13 @@ class Uploads:
             f"SELECT 1 FROM system.tables WHERE database = '{DATABASE}' AND name = 'dataset_versions'"
         ):
             self.deletions.recover()
-            self._drop_uncommitted()
+            self._commits.drop_uncommitted()
         tables = {row["name"] for row in self._records.read(_STAGED)}
         lost = []
         for upload_id, record in self._records.uploads().items():
-            upload = Staged(self._keeper, upload_id, record)
-            if record.state == "publishing" and self._was_committed(upload):
-                self._finish(upload)
+            upload = Staged(self._keeper, upload_id, record, self._clock)
+            if record.state == "publishing" and record.result is not None and self._commits.made(upload):
+                self._finish(upload, record.result)
             if upload.record.state != "published" and not upload.survived(tables):
                 lost.append(upload_id)
                 continue
@@ -91,17 +93,13 @@ class Uploads:
         self._records.forget(lost)
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
 
-    def _was_committed(self, upload: Staged) -> bool:
-        result, newest = upload.record.result, self._newest(upload.record.begin.dataset_id)
-        return bool(
-            result and newest and (newest["version"], newest["content_hash"]) == (result.version, result.content_hash)
-        )
-
     def _sweep(self) -> None:
         while True:
             time.sleep(SWEEP_SECONDS)
             with suppress(SynDBError):
                 self.drop_abandoned()
+                with self._publishing:
+                    self.deletions.resume()
 
     def drop_abandoned(self, seconds: float = ABANDONED_SECONDS) -> None:
         """Drop the uploads that nobody has touched for so long."""
@@ -109,17 +107,6 @@ class Uploads:
             idle = [upload.id for upload in self._uploads.values() if upload.idle > seconds]
         for upload_id in idle:
             self.abort(upload_id)
-
-    def _drop_uncommitted(self) -> None:
-        names = ", ".join(f"'{name}'" for name in TABLES)
-        stray = self._records.read(
-            f"SELECT DISTINCT table, partition_id FROM system.parts WHERE active AND database = '{DATABASE}' "
-            f"AND table IN ({names}) AND partition NOT IN "
-            f"(SELECT toString((dataset_id, version)) FROM {DATABASE}.dataset_versions)"
-        )
-        with self._keeper.working(LIMITS) as work:
-            for row in stray:
-                work.run(f"ALTER TABLE {DATABASE}.{row['table']} DROP PARTITION ID '{row['partition_id']}'")
 
     def begin(self, begin: Begin) -> UUID:
         """Start an upload and return its id; the same ``key`` finds the upload it started before.
@@ -132,9 +119,9 @@ class Uploads:
         unknown = set(begin.tables) - set(TABLES)
         if unknown:
             raise DataError(f"unknown table {', '.join(sorted(unknown))[:200]}", hint=f"tables are {', '.join(TABLES)}")
-        self._check_name(begin)
-        upload = Staged(self._keeper, uuid4(), UploadRecord(begin=begin, version=0))
-        newest = self._newest(begin.dataset_id)
+        self._commits.check_name(begin)
+        upload = Staged(self._keeper, uuid4(), UploadRecord(begin=begin, version=0), self._clock)
+        newest = self._commits.newest(begin.dataset_id)
         with self._lock:
             same = self._of_key(begin)
             if same is not None and not same.outdated(newest["version"] if newest else 0):
@@ -154,7 +141,7 @@ class Uploads:
         try:
             for other in gone if same is None else [*gone, same]:
                 self.abort(other.id)
-            upload.update(version=self._last_number(begin.dataset_id) + 1)
+            upload.update(version=self._commits.last_number(begin.dataset_id) + 1)
             upload.create()
             self._records.save(upload.id, upload.record)
         except SynDBError:
@@ -280,7 +267,8 @@ class Uploads:
             upload = self._uploads.pop(upload_id, None)
         if upload is not None:
             upload.drop()
-            self._records.forget([upload_id])
+            with suppress(SynDBError):  # on a full disk: the next start finds it without tables
+                self._records.forget([upload_id])
 
     def publish(self, upload_id: UUID, who: str = OWNER) -> PublishResult:
         """Check the upload and make it the newest version of its data set.
@@ -314,33 +302,46 @@ class Uploads:
     def _publish(self, upload: Staged, who: str) -> None:
         if upload.dropped:
             raise NotFound(_GONE)
-        places = upload.places()
-        with self._keeper.working(LIMITS) as work:
-            counts = check_rows(work, places, upload.record.begin.dataset_id, upload.tables_with_ids())
-            digest = content_hash(work, places)
-            result = self._unchanged(upload, counts, digest)
-            if result is None:
-                result = PublishResult(
-                    version=upload.record.version, unchanged=False, row_counts=counts, content_hash=digest
-                )
-                upload.update(result=result)
-                self._records.save(upload.id, upload.record)  # a crash from here on knows what was meant
-                upload.take_marks_off(work, counts)
-                self._commit(work, upload, counts, digest)
-                self.published += 1
-                self._note(upload, result, who)
-        upload.update(result=result)
-        self._finish(upload)
+        upload.update(publisher=who)
+        result = upload.record.result
+        if result is None or not self._commits.made(upload):
+            result = self._make(upload)
+        self._finish(upload, result)
 
-    def _finish(self, upload: Staged) -> None:
-        upload.update(state="published")
+    def _make(self, upload: Staged) -> PublishResult:
+        """Check, hash and commit; or find that the newest version is the same."""
+        begin, places = upload.record.begin, upload.places()
+        with self._keeper.working(LIMITS) as work:
+            counts = check_rows(work, places, begin.dataset_id, upload.tables_with_ids())
+            digest = content_hash(work, places)
+            self._commits.check_name(begin)
+            if (same := self._commits.same(begin, digest)) is not None:
+                return PublishResult(version=same, unchanged=True, row_counts=counts, content_hash=digest)
+            version = upload.record.version
+            if (last := self._commits.last_number(begin.dataset_id)) >= version:  # what is published never changes
+                raise Conflict(
+                    f"version {last} of {begin.metadata.dataset} was published meanwhile", hint="start the import again"
+                )
+            check_room(work)
+            result = PublishResult(version=version, unchanged=False, row_counts=counts, content_hash=digest)
+            upload.update(result=result)
+            self._records.save(upload.id, upload.record)  # a crash from here on knows what was meant
+            upload.take_marks_off(work, counts)
+            self._commits.write(work, upload, result)
+        return result
+
+    def _finish(self, upload: Staged, result: PublishResult) -> None:
+        """Write down what became of it, in the audit too; may be repeated after a crash."""
+        if not result.unchanged:
+            self._note(upload, result)
+        upload.update(state="published", result=result)
         self._records.save(upload.id, upload.record)
         upload.drop_tables()
 
-    def _note(self, upload: Staged, result: PublishResult, who: str) -> None:
+    def _note(self, upload: Staged, result: PublishResult) -> None:
         begin = upload.record.begin
         change = Change(
-            who=who,
+            who=upload.record.publisher,
             what="published",
             dataset_id=begin.dataset_id,
             version=result.version,
@@ -348,45 +349,8 @@ class Uploads:
             content_hash=result.content_hash,
             rows=sum(result.row_counts.values()),
         )
-        self._records.note([change])
-
-    def _unchanged(self, upload: Staged, counts: dict[str, int], digest: str) -> PublishResult | None:
-        begin = upload.record.begin
-        self._check_name(begin)
-        newest = self._newest(begin.dataset_id)
-        if newest and newest["content_hash"] == digest and _metadata(newest["metadata"]) == begin.metadata:
-            return PublishResult(version=newest["version"], unchanged=True, row_counts=counts, content_hash=digest)
-        if (last := self._last_number(begin.dataset_id)) >= upload.record.version:  # what is published never changes
-            raise Conflict(
-                f"version {last} of {begin.metadata.dataset} was published meanwhile",
-                hint="start the import again",
-            )
-        return None
-
-    def _commit(self, work: Work, upload: Staged, counts: dict[str, int], digest: str) -> None:
-        dataset, version = upload.record.begin.dataset_id, upload.record.version
-        schema_version = self._records.read(f"SELECT max(version) AS version FROM {DATABASE}.schema_migrations")
-        row = {
-            "dataset_id": str(dataset),
-            "version": version,
-            "metadata": upload.record.begin.metadata.model_dump_json(),
-            "row_counts": list(counts.items()),
-            "content_hash": digest,
-            "schema_version": schema_version[0]["version"],
-            "published_at": datetime.now(UTC),
-        }
-        try:
-            for table in counts:
-                work.run(
-                    f"ALTER TABLE {DATABASE}.{table} REPLACE PARTITION (toUUID('{dataset}'), {version}) "
-                    f"FROM {upload.place(table)}"
-                )
-            commit = pa.RecordBatch.from_pylist([row], schema=COMMIT)
-            work.insert(f"{DATABASE}.dataset_versions", COMMIT, [commit])
-        except SynDBError:
-            with suppress(SynDBError):  # the next start drops what is left
-                self._drop_uncommitted()
-            raise
+        if change not in self._records.changes(f"dataset_id = '{begin.dataset_id}'"):
+            self._records.note([change])
 
     def delete(self, dataset: UUID, version: int | None, who: str = OWNER) -> tuple[int, ...]:
         """Delete one published version, or the whole data set with its uploads, and return the versions' numbers.
@@ -403,34 +367,6 @@ class Uploads:
                     self.abort(upload.id)
             return deleted
 
-    def _check_name(self, begin: Begin) -> None:
-        """Refuse a name that any version of another data set has: queries group by name, they would pool the two."""
-        name = begin.metadata.dataset
-        holders = self._records.read(
-            f"SELECT toString(dataset_id) AS id FROM {DATABASE}.dataset_versions "
-            f"WHERE JSONExtractString(metadata, 'dataset') = '{name}' AND dataset_id != toUUID('{begin.dataset_id}') "
-            f"LIMIT 1"
-        )
-        if holders:
-            holder = holders[0]["id"]
-            same = "leave out --dataset-id" if holder == str(dataset_id(name)) else f"use --dataset-id {holder}"
-            raise Conflict(
-                f"the name {name} belongs to data set {holder}",
-                hint=f"{same} to publish a new version of that one, or choose another name",
-            )
-
-    def _newest(self, dataset: UUID) -> dict[str, Any] | None:
-        rows = self._records.read(
-            f"SELECT version, metadata, content_hash FROM {DATABASE}.dataset_versions "
-            f"WHERE dataset_id = toUUID('{dataset}') ORDER BY version DESC LIMIT 1"
-        )
-        return rows[0] if rows else None
-
-    def _last_number(self, dataset: UUID) -> int:
-        """Highest version number that was ever given, to a version that is published or deleted."""
-        newest = self._newest(dataset)
-        return max(newest["version"] if newest else 0, self._records.last_deleted(dataset))
-
     def _get(self, upload_id: UUID) -> Staged:
         upload = self._uploads.get(upload_id)
         if upload is None:
@@ -441,11 +377,3 @@ class Uploads:
 
 _STAGED = f"SELECT name FROM system.tables WHERE database = '{STAGING}'"
 _GONE = "this upload does not exist any more; start the import again"
-
-
-def _metadata(text: str) -> DatasetMetadata | None:
-    """Metadata of a commit row; None when they cannot be read."""
-    try:
-        return DatasetMetadata.model_validate_json(text)
-    except ValidationError:
-        return None

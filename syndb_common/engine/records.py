@@ -1,7 +1,8 @@
 """What an engine writes down beside the data: the state of its uploads, and who published or deleted what.
 
-Two tables in a database of their own. Rows are only ever appended. The audit stays for ever; the state of an upload
-is its last row, and is forgotten with it.
+Two tables in a database of their own. Rows are only ever appended: asked on a full disk to change rows that are there,
+ClickHouse was seen to leave an empty file with which it does not start again. The audit stays for ever; the state of an
+upload is its last row, and an empty one once it is forgotten.
 """
 
 # ruff: noqa: S608 - names are ours, ids are UUIDs
@@ -25,12 +26,16 @@ RECORDS = "syndb_records"
 LIMITS = Limits(seconds=3600.0, memory_bytes=8 * 1024**3)
 """Of everything an upload does inside the engine."""
 
+OWNER = "owner"
+"""Who acts with the owner's token, in the audit."""
+
 What = Literal["published", "deleting", "deleted"]
 
 _TABLES = (
     f"CREATE TABLE IF NOT EXISTS {RECORDS}.uploads "
     "(upload_id UUID, revision UInt32, body String, at DateTime64(3, 'UTC')) "
-    "ENGINE = MergeTree ORDER BY (upload_id, revision) SETTINGS fsync_after_insert = 1, fsync_part_directory = 1",
+    "ENGINE = ReplacingMergeTree(revision) ORDER BY upload_id "
+    "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1",
     f"CREATE TABLE IF NOT EXISTS {RECORDS}.changes "
     "(at DateTime64(3, 'UTC'), who String, what String, dataset_id UUID, version UInt32, dataset String, "
     "content_hash String, rows UInt64) "
@@ -87,13 +92,14 @@ class StreamRecord(_Record):
 
 
 class UploadRecord(_Record):
-    """State of an upload; the rows themselves say how far each stream is."""
+    """State of an upload; the rows themselves say how far each stream is. ``publisher`` asked to publish it."""
 
     begin: Begin
     version: int
     state: Literal["open", "publishing", "published"] = "open"
     streams: dict[UUID, StreamRecord] = {}
     result: PublishResult | None = None
+    publisher: str = OWNER
 
 
 class Change(_Record):
@@ -128,30 +134,26 @@ class Records:
         """All uploads that were not forgotten, as they stood last."""
         rows = self.read(
             f"SELECT toString(upload_id) AS id, argMax(body, revision) AS body FROM {RECORDS}.uploads "
-            "GROUP BY upload_id"
+            "GROUP BY upload_id HAVING body != ''"
         )
         return {UUID(row["id"]): UploadRecord.model_validate_json(row["body"]) for row in rows}
 
     def save(self, upload: UUID, record: UploadRecord) -> None:
         """Write the state of an upload down; it is durable afterwards."""
-        with self._lock:
-            self._revision += 1
-            revision = self._revision
-        row = {
-            "upload_id": str(upload),
-            "revision": revision,
-            "body": record.model_dump_json(),
-            "at": datetime.now(UTC),
-        }
-        self._append("uploads", _UPLOAD, [row])
+        self._write([(upload, record.model_dump_json())])
 
     def forget(self, uploads: Iterable[UUID]) -> None:
         """Forget uploads."""
-        if names := ", ".join(f"'{upload}'" for upload in uploads):
-            with self._keeper.working(LIMITS) as work:
-                work.run(
-                    f"ALTER TABLE {RECORDS}.uploads DELETE WHERE upload_id IN ({names}) SETTINGS mutations_sync = 2"
-                )
+        self._write([(upload, "") for upload in uploads])
+
+    def _write(self, bodies: list[tuple[UUID, str]]) -> None:
+        now, rows = datetime.now(UTC), []
+        with self._lock:
+            for upload, body in bodies:
+                self._revision += 1
+                rows.append({"upload_id": str(upload), "revision": self._revision, "body": body, "at": now})
+        if rows:
+            self._append("uploads", _UPLOAD, rows)
 
     def note(self, changes: Iterable[Change]) -> None:
         """Append to the audit."""
@@ -161,7 +163,7 @@ class Records:
             self._append("changes", _CHANGE, rows)
 
     def changes(self, condition: str = "1") -> list[Change]:
-        """The audit, oldest first."""
+        """The audit, oldest first; in ``condition`` the columns are texts and numbers."""
         rows = self.read(
             f"SELECT who, what, toString(dataset_id) AS dataset_id, version, dataset, content_hash, rows "
             f"FROM {RECORDS}.changes WHERE {condition} ORDER BY at"

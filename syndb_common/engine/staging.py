@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -19,13 +19,16 @@ import pyarrow as pa
 from syndb_common.engine.checks import ROW_ID
 from syndb_common.engine.groups import Item
 from syndb_common.engine.records import LIMITS, StreamRecord, UploadRecord
+from syndb_common.engine.room import RESERVE_BYTES, check_room, check_written
 from syndb_common.engine.work import Keeper, Work
-from syndb_common.errors import Conflict
+from syndb_common.errors import Conflict, EngineUnavailable
 from syndb_common.flight.uploads import MAX_BATCHES, UploadStatus
 from syndb_common.tables.model import DATABASE, TABLES
 
 STAGING = "syndb_staging"
 MARK = "_mark"
+CLUSTER_SECONDS = 60.0
+"""How long the machines of a cluster may take to change a table; one machine does it at once."""
 
 
 class StagedStream:
@@ -83,7 +86,9 @@ class StagedStream:
         self._position = None
         if whole.num_rows:
             with self._keeper.working(LIMITS) as work:
+                check_room(work, RESERVE_BYTES + whole.nbytes)
                 work.insert(self._place, marked, [whole])
+                check_written(work, self._place)
         self._position = (items[-1].seq + 1, rows + whole.num_rows)
 
 
@@ -97,7 +102,9 @@ class Staged:
         dropped: whether it is gone.
     """
 
-    def __init__(self, keeper: Keeper, upload_id: UUID, record: UploadRecord) -> None:
+    def __init__(
+        self, keeper: Keeper, upload_id: UUID, record: UploadRecord, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.id = upload_id
         self.record = record
         self.active = 0
@@ -105,7 +112,8 @@ class Staged:
         self.changing = threading.Lock()
         self.dropped = False
         self._keeper = keeper
-        self._touched = time.monotonic()
+        self._clock = clock
+        self._touched = clock()
         self._count = threading.Lock()
         self.streams = {
             name: StagedStream(keeper, self.place(stream.table), stream) for name, stream in record.streams.items()
@@ -114,11 +122,11 @@ class Staged:
     @property
     def idle(self) -> float:
         """Seconds since anything was done with it; 0 while something is."""
-        return 0.0 if self.active else time.monotonic() - self._touched
+        return 0.0 if self.active else self._clock() - self._touched
 
     def touch(self) -> None:
         """Something was done with it."""
-        self._touched = time.monotonic()
+        self._touched = self._clock()
 
     def enter(self, *, sending: bool = False) -> None:
         """A call begins; :meth:`leave` must follow."""
@@ -170,6 +178,7 @@ class Staged:
         """Make the staging tables."""
         dataset = self.record.begin.dataset_id
         with self._keeper.working(LIMITS) as work:
+            check_room(work)
             for table, place in self.places().items():
                 work.run(f"CREATE TABLE {place} AS {DATABASE}.{table}")
                 work.run(
@@ -180,12 +189,23 @@ class Staged:
                 )
 
     def take_marks_off(self, work: Work, tables: Mapping[str, int]) -> None:
-        """Make the staging tables like their tables again; may be repeated."""
+        """Make the staging tables like their tables again; may be repeated.
+
+        Nobody waits for the parts to be rewritten, which a full disk would put off for ever: what a part still holds
+        of the column is not read by anybody, and its next merge leaves it out.
+        """
         for table in tables:
             work.run(
                 f"ALTER TABLE {self.place(table)} DROP COLUMN IF EXISTS {MARK} "
-                "SETTINGS mutations_sync = 2, alter_sync = 2"
+                "SETTINGS mutations_sync = 0, alter_sync = 0"
             )
+        names = ", ".join(f"'{self.tables()[table]}'" for table in tables)
+        left = f"SELECT 1 FROM system.columns WHERE database = '{STAGING}' AND table IN ({names}) AND name = '{MARK}'"
+        until = time.monotonic() + CLUSTER_SECONDS
+        while work.read_all(left).num_rows:
+            if time.monotonic() > until:
+                raise EngineUnavailable("the cluster has not changed its staging tables in time", hint="publish again")
+            time.sleep(0.05)
 
     def add(self, name: UUID, table: str, *, resumable: bool, ids: bool) -> StagedStream:
         """A new stream. Hold :attr:`changing`."""

@@ -21,8 +21,8 @@ from pydantic import BaseModel
 
 from syndb_common.errors import (
     ConfigError,
+    DataError,
     DeadlineExceeded,
-    IncompleteResult,
     InvalidRequest,
     SynDBError,
     TooManyRequests,
@@ -156,9 +156,10 @@ def upload(
         patience: seconds to go on trying while the engine cannot be reached.
 
     Raises:
-        DataError: the rows break a rule of the tables; message and details say which and where.
+        DataError: the rows break a rule of the tables; message and details say which and where. Or not all were stored.
         Conflict: the data set is being uploaded already.
-        Unauthenticated, PeerUnavailable, DeadlineExceeded, IncompleteResult: the connection failed, for too long.
+        Unauthenticated, PeerUnavailable, EngineUnavailable, DeadlineExceeded: the connection failed, or the
+            disk of the engine is full, for too long.
     """
     rows = {name: _rows(name, table) for name, table in tables.items()}
     begin = Begin(dataset_id=dataset_id, metadata=metadata, tables=tuple(tables), key=key or uuid4())
@@ -227,7 +228,10 @@ class _Sending:
             if self._progress is not None:
                 self._progress(put.table, stored, rows.num_rows)
         if stored != rows.num_rows:
-            raise IncompleteResult(f"{stored} of {rows.num_rows} rows of {put.table} were stored")
+            raise DataError(
+                f"{stored} of {rows.num_rows} rows of {put.table} are stored",
+                hint="upload again if they are all there at the source; nothing was published",
+            )
 
     def abort(self) -> None:
         """Drop the upload, as far as the engine can be reached; else it drops it by itself, later."""

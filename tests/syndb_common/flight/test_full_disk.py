@@ -1,22 +1,35 @@
-"""A disk that fills up while rows are inserted: a clear error, nothing half-done, and then it works."""
+"""A disk that fills up at any moment of an upload: an error that says so, nothing half-done, and then it goes on."""
 
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from uuid import UUID, uuid4
 
 import pytest
 import trio
 
 from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.published import versions
-from syndb_common.errors import SynDBError
-from syndb_common.flight.uploader import upload
-from syndb_common.flight.uploads import PublishResult
-from tests.syndb_common.flight.uploading import METADATA, WORM, neurons, restarted_engine, rows, target_of
+from syndb_common.errors import DataError, EngineUnavailable
+from syndb_common.flight.uploader import delete, upload
+from syndb_common.flight.uploads import Abort, PublishResult, Put
+from tests.syndb_common.flight.uploading import (
+    METADATA,
+    WORM,
+    RawClient,
+    content_hash_of,
+    kill,
+    neurons,
+    restarted_engine,
+    rows,
+    target_of,
+)
 
 pytestmark = pytest.mark.slow
 
 MEGABYTE = 1024**2
+ROWS = 100_000
 
 
 @pytest.fixture
@@ -39,35 +52,111 @@ async def living(small_disk: Path) -> AsyncIterator[LocalEngine]:
         yield engine
 
 
-def _fill(disk: Path, leave: int) -> Path:
-    filler = disk / "filler"
-    free = int(
-        subprocess.run(["df", "-B1", "--output=avail", str(disk)], capture_output=True, check=True).stdout.split()[1]
+def _fill(disk: Path) -> None:
+    """Use all of the disk, to the last byte."""
+    with (disk / "filler").open("wb", buffering=0) as file:
+        piece = bytes(MEGABYTE)
+        try:
+            while True:
+                file.write(piece)
+        except OSError:
+            return
+
+
+def _make_room(disk: Path) -> None:
+    (disk / "filler").unlink()
+
+
+Told = Callable[[str, int, int], None]
+
+
+async def _upload(engine: LocalEngine, number: int, key: UUID, told: Told | None = None) -> PublishResult:
+    tables = {"neurons": neurons(number, ROWS)}
+    return await trio.to_thread.run_sync(
+        lambda: upload(target_of(engine), METADATA, WORM, tables, told, key=key, patience=1)
     )
-    with filler.open("wb") as file:
-        for _ in range(max(free - leave, 0) // MEGABYTE):
-            file.write(bytes(MEGABYTE))
-    return filler
 
 
-async def _upload(engine: LocalEngine, first: int) -> PublishResult:
-    tables = {"neurons": neurons(first, 300_000)}
-    return await trio.to_thread.run_sync(lambda: upload(target_of(engine), METADATA, WORM, tables, patience=5))
-
-
-async def test_a_disk_that_is_full_loses_nothing_and_shows_nothing_half_done(
+async def test_a_full_disk_is_told_and_the_same_upload_goes_on_when_there_is_room(
     living: LocalEngine, small_disk: Path
 ) -> None:
-    first = await _upload(living, 0)
-    filler = _fill(small_disk, MEGABYTE)
-    with pytest.raises(SynDBError):
-        await _upload(living, 1)
-    assert [each.content_hash for each in await versions(living)] == [first.content_hash]
-    assert await rows(living, "SELECT count() AS n FROM syndb.neurons WHERE version = 1") == [{"n": 300_000}]
-    filler.unlink()
-    second = await _upload(living, 1)
-    assert (second.version, second.unchanged) == (2, False)
-    assert await rows(living, "SELECT version, count() AS n FROM syndb.neurons GROUP BY 1 ORDER BY 1") == [
-        {"version": 1, "n": 300_000},
-        {"version": 2, "n": 300_000},
+    published = [await _upload(living, 1, uuid4())]
+    sent: list[int] = []
+
+    def fill_at(full: int) -> Told:
+        def told(table: str, done: int, total: int) -> None:
+            sent.append(done)
+            if done >= full:
+                _fill(small_disk)
+
+        return told
+
+    _fill(small_disk)
+    with pytest.raises(EngineUnavailable, match="disk of the engine is full") as caught:  # before it begins
+        await _upload(living, 2, key := uuid4())
+    assert "make room" in caught.value.hint
+    _make_room(small_disk)
+    published.append(await _upload(living, 2, key))
+
+    with pytest.raises(EngineUnavailable, match="disk of the engine is full"):  # before it is published
+        await _upload(living, 3, key := uuid4(), fill_at(ROWS))
+    assert [each.version for each in await versions(living)] == [1, 2]
+    assert await rows(living, "SELECT count() AS n FROM syndb.neurons WHERE version = 3") == [{"n": 0}]
+    await kill(living)
+    _make_room(small_disk)
+    sent.clear()
+    published.append(await _upload(living, 3, key, fill_at(10 * ROWS)))
+    assert sent == []  # all rows had been kept
+
+    with RawClient(target_of(living)) as client:  # between two batches
+        put = Put(upload_id=client.begin("neurons"), table="neurons", stream=uuid4())
+        client.put(put, [(0, neurons(0, 10))])
+        _fill(small_disk)
+        with pytest.raises(EngineUnavailable, match="disk of the engine is full"):
+            client.put(put, [(1, neurons(10, 10))])
+        _make_room(small_disk)
+        assert client.put(put, [(1, neurons(10, 10))]) == [(1, 10)]
+        _fill(small_disk)
+        client.act(Abort(upload_id=put.upload_id))  # which gives room back
+        _make_room(small_disk)
+    assert await rows(living, "SELECT name FROM system.tables WHERE database = 'syndb_staging'") == []
+    assert [each.content_hash for each in published] == [
+        await content_hash_of(living, WORM, version) for version in (1, 2, 3)
     ]
+
+
+async def test_a_disk_that_another_program_fills_while_rows_are_written_damages_nothing(
+    living: LocalEngine, small_disk: Path
+) -> None:
+    published = [await _upload(living, 1, uuid4())]
+    for number, delay in enumerate((0.0, 0.05, 0.1), start=2):
+
+        def told(table: str, done: int, total: int, delay: float = delay) -> None:
+            if done < total:
+                time.sleep(delay)
+                _fill(small_disk)
+
+        with pytest.raises((EngineUnavailable, DataError), match=r"disk of the engine is full|damaged"):
+            await _upload(living, number, key := uuid4(), told)
+        _make_room(small_disk)
+        published.append(await _upload(living, number, key))
+    assert [(each.version, each.content_hash) for each in published] == [
+        (version, await content_hash_of(living, WORM, version)) for version in range(1, 5)
+    ]
+
+
+async def test_a_deletion_on_a_full_disk_is_refused_or_finished_when_there_is_room(
+    living: LocalEngine, small_disk: Path
+) -> None:
+    for number in (1, 2):
+        await _upload(living, number, uuid4())
+    _fill(small_disk)
+    await kill(living)
+    assert [each.version for each in await versions(living)] == [1, 2]
+    with pytest.raises(EngineUnavailable, match="disk of the engine is full"):
+        await trio.to_thread.run_sync(lambda: delete(target_of(living), WORM, 2))
+    await kill(living)
+    _make_room(small_disk)
+    assert (await trio.to_thread.run_sync(lambda: delete(target_of(living), WORM, 2))).versions == (2,)
+    assert [each.version for each in await versions(living)] == [1]
+    assert await rows(living, "SELECT DISTINCT version FROM syndb.neurons") == [{"version": 1}]

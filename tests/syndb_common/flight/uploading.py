@@ -19,6 +19,7 @@ import trio
 from pyarrow import flight
 from pydantic import BaseModel
 
+from syndb_common.engine.checks import content_hash
 from syndb_common.engine.local import LocalEngine
 from syndb_common.errors import EngineUnavailable
 from syndb_common.flight.client import connect
@@ -28,6 +29,7 @@ from syndb_common.flight.uploads import Acknowledged, Begin, Begun, Mark, Put, S
 from syndb_common.flight.wire import from_flight
 from syndb_common.tables import schema
 from syndb_common.tables.identity import dataset_id
+from syndb_common.tables.model import TABLES
 from syndb_common.tables.versions import DatasetMetadata
 
 WORM = dataset_id("worm")
@@ -89,6 +91,22 @@ async def rows(engine: LocalEngine, sql: str) -> list[dict[str, Any]]:
     """The rows of one SELECT."""
     found: list[dict[str, Any]] = (await engine.query(sql)).table.to_pylist()
     return found
+
+
+async def content_hash_of(engine: LocalEngine, dataset: UUID, version: int) -> str:
+    """The content hash of what is stored as one version, computed anew."""
+    mine = f"dataset_id = toUUID('{dataset}') AND version = {version}"
+    places = {table: f"(SELECT * FROM syndb.{table} WHERE {mine})" for table in TABLES}
+    reading: Any = _Reading(engine)
+    return await trio.to_thread.run_sync(content_hash, reading, places)
+
+
+class _Reading:
+    def __init__(self, engine: LocalEngine) -> None:
+        self._engine = engine
+
+    def read_all(self, sql: str) -> pa.Table:
+        return trio.from_thread.run(self._engine.query, sql).table
 
 
 class RawClient:

@@ -1,0 +1,134 @@
+"""Commit rows: each makes one version of a data set visible, and what has none is not there.
+
+The rows of a version are put in place first, as the partition ``(dataset_id, version)`` of every table; the commit row
+follows. Numbers are never given twice, and a name belongs to one data set.
+"""
+
+# ruff: noqa: S608 - names come from the data model, ids are UUIDs
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from syndb_common.engine.records import COMMIT, LIMITS, Records
+from syndb_common.engine.staging import Staged
+from syndb_common.engine.work import Keeper, Work
+from syndb_common.errors import Conflict, SynDBError
+from syndb_common.flight.uploads import Begin, PublishResult
+from syndb_common.tables.identity import dataset_id
+from syndb_common.tables.model import DATABASE, TABLES
+from syndb_common.tables.versions import DatasetMetadata
+
+
+class Commits:
+    """The commit rows of this engine."""
+
+    def __init__(self, keeper: Keeper, records: Records) -> None:
+        self._keeper = keeper
+        self._records = records
+
+    def drop_uncommitted(self) -> None:
+        """Drop partitions without a commit row. Nothing may be being published."""
+        names = ", ".join(f"'{name}'" for name in TABLES)
+        stray = self._records.read(
+            f"SELECT DISTINCT table, partition_id FROM system.parts WHERE active AND database = '{DATABASE}' "
+            f"AND table IN ({names}) AND partition NOT IN "
+            f"(SELECT toString((dataset_id, version)) FROM {DATABASE}.dataset_versions)"
+        )
+        with self._keeper.working(LIMITS) as work:
+            for row in stray:
+                work.run(f"ALTER TABLE {DATABASE}.{row['table']} DROP PARTITION ID '{row['partition_id']}'")
+
+    def write(self, work: Work, upload: Staged, result: PublishResult) -> None:
+        """Make the rows of an upload visible as the version that ``result`` names.
+
+        Raises:
+            SynDBError: the engine failed; nothing is visible, and it may be done again.
+        """
+        dataset = upload.record.begin.dataset_id
+        schema_version = self._records.read(f"SELECT max(version) AS version FROM {DATABASE}.schema_migrations")
+        row = {
+            "dataset_id": str(dataset),
+            "version": result.version,
+            "metadata": upload.record.begin.metadata.model_dump_json(),
+            "row_counts": list(result.row_counts.items()),
+            "content_hash": result.content_hash,
+            "schema_version": schema_version[0]["version"],
+            "published_at": datetime.now(UTC),
+        }
+        try:
+            for table in result.row_counts:
+                work.run(
+                    f"ALTER TABLE {DATABASE}.{table} REPLACE PARTITION (toUUID('{dataset}'), {result.version}) "
+                    f"FROM {upload.place(table)}"
+                )
+            work.insert(f"{DATABASE}.dataset_versions", COMMIT, [pa.RecordBatch.from_pylist([row], schema=COMMIT)])
+        except SynDBError:
+            with suppress(SynDBError):  # the next start drops what is left
+                self.drop_uncommitted()
+            raise
+
+    def newest(self, dataset: UUID) -> dict[str, Any] | None:
+        """Version, metadata and content hash of the newest version; None when there is none."""
+        rows = self._records.read(
+            f"SELECT version, metadata, content_hash FROM {DATABASE}.dataset_versions "
+            f"WHERE dataset_id = toUUID('{dataset}') ORDER BY version DESC LIMIT 1"
+        )
+        return rows[0] if rows else None
+
+    def made(self, upload: Staged) -> bool:
+        """Whether the version that this upload was to become is there."""
+        result = upload.record.result
+        if result is None:
+            return False
+        found = self._records.read(
+            f"SELECT content_hash FROM {DATABASE}.dataset_versions "
+            f"WHERE dataset_id = toUUID('{upload.record.begin.dataset_id}') AND version = {result.version}"
+        )
+        return found == [{"content_hash": result.content_hash}]
+
+    def same(self, begin: Begin, content_hash: str) -> int | None:
+        """Number of the newest version when it has this content and metadata already."""
+        newest = self.newest(begin.dataset_id)
+        if newest and newest["content_hash"] == content_hash and _metadata(newest["metadata"]) == begin.metadata:
+            return int(newest["version"])
+        return None
+
+    def last_number(self, dataset: UUID) -> int:
+        """Highest version number that was ever given, to a version that is published or deleted."""
+        newest = self.newest(dataset)
+        return max(newest["version"] if newest else 0, self._records.last_deleted(dataset))
+
+    def check_name(self, begin: Begin) -> None:
+        """Refuse a name that any version of another data set has: queries group by name, they would pool the two.
+
+        Raises:
+            Conflict: it is taken.
+        """
+        name = begin.metadata.dataset
+        holders = self._records.read(
+            f"SELECT toString(dataset_id) AS id FROM {DATABASE}.dataset_versions "
+            f"WHERE JSONExtractString(metadata, 'dataset') = '{name}' AND dataset_id != toUUID('{begin.dataset_id}') "
+            f"LIMIT 1"
+        )
+        if holders:
+            holder = holders[0]["id"]
+            same = "leave out --dataset-id" if holder == str(dataset_id(name)) else f"use --dataset-id {holder}"
+            raise Conflict(
+                f"the name {name} belongs to data set {holder}",
+                hint=f"{same} to publish a new version of that one, or choose another name",
+            )
+
+
+def _metadata(text: str) -> DatasetMetadata | None:
+    """Metadata of a commit row; None when they cannot be read."""
+    try:
+        return DatasetMetadata.model_validate_json(text)
+    except ValidationError:
+        return None
