@@ -10,6 +10,7 @@ gone. ClickHouse ends a dropped stream without a word, so every way out of here 
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -20,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from syndb_common.engine.backend import Backend, Connection, Setting, Stream
+from syndb_common.engine.content import Content
 from syndb_common.engine.interface import Limits, Progress, Scan
 from syndb_common.errors import Cancelled, EngineUnavailable, IncompleteResult, LimitExceeded, SynDBError
 
@@ -29,6 +31,8 @@ _END_SECONDS = 2.0
 _FORMER_SECONDS = 10.0
 _PREFIX = "syndb-"
 _TAG = "Settings['log_comment']"
+
+_log = logging.getLogger(__name__)
 
 
 class Work:
@@ -134,7 +138,7 @@ class Work:
 
     def insert(self, target: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
         """Append batches of ``schema`` to the table ``target`` and return the rows written."""
-        content = _Content(schema, self._waiting_for(batches))
+        content = Content(schema, self._waiting_for(batches))
         with self._engine() as connection:
             written: int = connection.insert(target, schema.names, content.pieces())
         if written != content.rows:
@@ -224,9 +228,11 @@ class Work:
             return
         self.closed = True
         self._stream = None
-        if self._connection is not None:
-            self._connection.close()
-        self.on_close(self)
+        try:
+            if self._connection is not None:
+                self._connection.close()
+        finally:
+            self.on_close(self)
 
 
 class Keeper:
@@ -320,20 +326,30 @@ class Keeper:
             self._works.pop(work.tag, None)
 
     def _watch(self) -> None:
+        failing = False
         while True:
             with self._changed:
                 while not self._works:
                     self._changed.wait()
                 self._changed.wait(_WATCH_SECONDS)
                 works = list(self._works.values())
-            doomed = [work for work in works if work.doomed()]
-            for work in doomed:
-                if work.waiting:
-                    work.close_if_idle()
-            tags = ", ".join(f"'{work.tag}'" for work in doomed if not work.closed)
-            if tags:
-                with suppress(SynDBError), self._control() as connection:  # tried again at once
-                    connection.run(f"KILL QUERY WHERE {_TAG} IN ({tags}) ASYNC")
+            try:
+                self._end_doomed(works)
+                failing = False
+            except Exception:  # nothing may end this thread; tried again at once
+                if not failing:
+                    _log.exception("what has to end could not be ended")
+                failing = True
+
+    def _end_doomed(self, works: list[Work]) -> None:
+        doomed = [work for work in works if work.doomed()]
+        for work in doomed:
+            if work.waiting:
+                work.close_if_idle()
+        tags = ", ".join(f"'{work.tag}'" for work in doomed if not work.closed)
+        if tags:
+            with suppress(SynDBError), self._control() as connection:  # tried again at once
+                connection.run(f"KILL QUERY WHERE {_TAG} IN ({tags}) ASYNC")
 
     @contextmanager
     def _control(self) -> Iterator[Connection]:
@@ -343,60 +359,6 @@ class Keeper:
             yield connection
         finally:
             connection.close()
-
-
-class _Content:
-    """Batches as the pieces of one Arrow stream.
-
-    Attributes:
-        rows: in the pieces so far.
-    """
-
-    def __init__(self, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-        self._schema = schema
-        self._batches = batches
-        self.rows = 0
-
-    def pieces(self) -> Iterator[bytes]:
-        sink = _Sink()
-        with pa.ipc.new_stream(sink, self._schema) as writer:
-            for batch in self._batches:
-                writer.write_batch(batch)
-                self.rows += batch.num_rows
-                yield from sink.take()
-        yield from sink.take()
-
-
-class _Sink:
-    """The file Arrow writes a stream to; what was written waits to be taken."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self._written: list[bytes] = []
-
-    def take(self) -> list[bytes]:
-        written, self._written = self._written, []
-        return written
-
-    def write(self, data: Any) -> int:
-        self._written.append(bytes(data))
-        return len(data)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def close(self) -> None:
-        """What was written can still be taken."""
-
-    def writable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return False
-
-    def seekable(self) -> bool:
-        return False
 
 
 _CONTROL_SECONDS = 5.0

@@ -6,7 +6,7 @@ import io
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,10 +23,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syndb_common.engine.backend import Setting
 from syndb_common.engine.clusters import on_cluster
 from syndb_common.engine.interface import Limits
 from syndb_common.engine.local import LocalEngine
-from syndb_common.engine.server_backend import ServerBackend, ServerStream
+from syndb_common.engine.server_backend import ServerBackend, ServerConnection, ServerStream
 from syndb_common.engine.settings import EngineSettings, Server
 from syndb_common.engine.work import Keeper, Work
 from syndb_common.errors import (
@@ -166,6 +167,31 @@ def test_two_keepers_on_one_server_leave_each_other_alone(keeper: Keeper, server
     assert foreign.read()
     work.close()
     foreign.close()
+
+
+class Failing(ServerBackend):
+    """A server whose first answer to our own questions is one that nobody expects."""
+
+    asked = 0
+
+    def connect(self, settings: Mapping[str, Setting], *, seconds: float, session: bool = False) -> ServerConnection:
+        if "log_comment" not in settings:
+            self.asked += 1
+            if self.asked == 1:
+                raise ValueError("not what anybody expects")
+        return super().connect(settings, seconds=seconds, session=session)
+
+
+def test_work_is_ended_whatever_went_wrong_before(server: Server) -> None:
+    backend = Failing(server)
+    keeper = Keeper(backend)
+    work = keeper.new(Limits(seconds=20), query_id="q1")
+    work.open(readonly=True)
+    threading.Timer(0.2, keeper.cancel, kwargs={"query_id": "q1"}).start()
+    with pytest.raises(Cancelled):
+        work.read_all(FOREVER)
+    work.close()
+    assert backend.asked > 1
 
 
 def test_a_wrong_password_is_an_error_of_configuration(server: Server) -> None:
