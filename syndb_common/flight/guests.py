@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from syndb_common.clients import rate_key
 from syndb_common.flight.settings import FlightLimits
 from syndb_common.flight.sockets import Address, Connection, address_of
 
@@ -22,8 +23,8 @@ STRANGE_BYTES: Final = 1024**2
 
 EARLY_SECONDS: Final = 5.0
 EARLY_BYTES: Final = 32 * 1024**2
-"""For how long more may come, and how much: gRPC takes in some megabytes of an upload before it asks here whose it is, and
-on a busy machine that takes a while."""
+"""For how long more may come, and how much: gRPC takes in some megabytes of an upload before it asks here whose it is,
+and on a busy machine that takes a while."""
 
 ALL_STRANGE_BYTES: Final = 128 * 1024**2
 """What may come so over all connections together. gRPC was seen to take seven times the size of a message."""
@@ -100,8 +101,8 @@ class Guests:
 
     def _crowd(self, idle: Mapping[Address, _Guest], connections: int) -> set[Address]:
         """The connections beyond what may be there: strangers first, of the hosts with most, who have been longest."""
-        of_host = Counter(host for host, _ in idle)
-        first = sorted(idle, key=lambda each: (idle[each].known, -of_host[each[0]], idle[each].since))
+        of_host = Counter(rate_key(host) for host, _ in idle)
+        first = sorted(idle, key=lambda each: (idle[each].known, -of_host[rate_key(each[0])], idle[each].since))
         return set(first[: max(0, connections - self._limits.connections)])
 
 

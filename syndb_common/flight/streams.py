@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from syndb_common.clients import rate_key
 from syndb_common.errors import TooManyRequests
 from syndb_common.flight.settings import FlightLimits
 from syndb_common.flight.sockets import Address, Connection, address_of
@@ -102,12 +103,12 @@ class Streams:
         return {address for address, (_, then) in self._suspects.items() if then <= before}
 
     def count_call(self, peer: str) -> None:
-        """Spend one call of the peer's address.
+        """Spend one call of the peer's address, or the IPv6 network that a machine has to itself.
 
         Raises:
             TooManyRequests: it has none left; the hint says for how long.
         """
-        host, rate, now = address_of(peer)[0], self._limits.calls_per_second, self.now()
+        host, rate, now = rate_key(address_of(peer)[0]), self._limits.calls_per_second, self.now()
         with self._lock:
             left, then = self._buckets.pop(host, (float(self._limits.burst), now))
             left = min(float(self._limits.burst), left + (now - then) * rate)

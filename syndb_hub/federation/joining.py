@@ -14,9 +14,9 @@ from actors.remote.identity import Identity
 from actors.remote.policy import RateLimit
 from actors.remote.proof import Transcript, body_digest, http_statement
 from actors.runtime import ActorRef
+from syndb_common.clients import rate_key
 from syndb_common.errors import TooManyRequests
 from syndb_common.messages import JoinChallenge, JoinRequest, RegisterCluster, Registered
-from syndb_hub.clients import rate_key
 from syndb_hub.federation.asking import ask
 
 

@@ -27,9 +27,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from syndb_common import tracing
+from syndb_common.clients import rate_key
 from syndb_common.errors import ConfigError, LimitExceeded, RequestTimeout, TooManyRequests
 from syndb_common.metrics import HTTP_SECONDS
-from syndb_hub.clients import rate_key
 from syndb_hub.http.problems import problem_response
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -151,17 +151,25 @@ def test_a_stop_does_not_wait_for_a_reader_that_stands_still(tmp_path: Path) -> 
             pass
 
 
-def test_calls_beyond_the_rate_are_refused_until_time_has_passed() -> None:
+@pytest.mark.parametrize(
+    ("one", "same", "another"),
+    [
+        ("ipv4:10.0.0.1:1", "ipv4:10.0.0.1:2", "ipv4:10.0.0.2:1"),
+        ("ipv6:%5B2001:db8::1%5D:1", "ipv6:%5B2001:db8::ffff:2%5D:1", "ipv6:%5B2001:db8:0:1::1%5D:1"),
+    ],
+)
+def test_calls_beyond_the_rate_are_refused_until_time_has_passed(one: str, same: str, another: str) -> None:
+    """An IPv6 machine has a whole network of addresses, and counts as one."""
     now = [0.0]
     streams = Streams(FlightLimits(calls_per_second=2.0, burst=3), clock=lambda: now[0])
     for _ in range(3):
-        streams.count_call("ipv4:10.0.0.1:1")
+        streams.count_call(one)
     with pytest.raises(TooManyRequests) as caught:
-        streams.count_call("ipv4:10.0.0.1:2")
+        streams.count_call(same)
     assert caught.value.hint == "try again in 0.5 s"
-    streams.count_call("ipv4:10.0.0.2:1")
+    streams.count_call(another)
     now[0] = 0.5
-    streams.count_call("ipv4:10.0.0.1:3")
+    streams.count_call(same)
 
 
 ONE, TWO = ("1.1.1.1", 1), ("2.2.2.2", 2)
