@@ -6,8 +6,13 @@ with its checks; only the query behind a ticket and the staging table behind an 
 memory and by a count. The reference is ``sendall`` and ``recv_into`` of as many bytes. With several streams each
 carries its part of the rows, and both sides use as many threads. Connecting counts on both sides.
 
-The product speaks TLS only. The plain figures are measured on a listener without TLS that is made here, on 127.0.0.1,
-in a process that lives as long as the measurement (:class:`_PlainServer`); no setting of the product makes one.
+``flight_get_vs_bare_flight`` compares with what pyarrow does when nothing of ours is in between, neither tickets nor
+checks nor an end record: what is missing to the socket beyond that is the price of gRPC, which copies what it receives
+once, with TLS three times, and takes no settings that change that.
+
+The product speaks TLS only, as server and as client. The plain figures are measured on a listener without TLS that is
+made here, on 127.0.0.1, in a process that lives as long as the measurement (:class:`_PlainServer`), by a client that is
+made here too (:func:`_connect`); no setting of the product makes them.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from uuid import uuid4
 
 import numpy as np
@@ -38,6 +44,7 @@ from bench.result import Result, rate
 from syndb_common.engine.deliveries import Deliveries
 from syndb_common.engine.interface import Offer, Scan
 from syndb_common.engine.offers import Offers
+from syndb_common.flight import client
 from syndb_common.flight.client import Reading, connect
 from syndb_common.flight.server import FlightServer
 from syndb_common.flight.settings import FlightLimits
@@ -60,7 +67,7 @@ WISH = struct.Struct("!?Q")
 def run(rows: int = ROWS, rounds: int = ROUNDS) -> list[Result]:
     """Bytes per second through Flight and through a socket: both directions, one stream and four, plain and TLS."""
     found: dict[str, list[float]] = {}
-    with _server(rows) as server:
+    with _server(rows) as server, patch.object(client, "connect", _connect):
         ways: dict[str, Callable[[], None]] = {}
         for streams, suffix in ((1, ""), (STREAMS, "_4_streams")):
             ways |= {
@@ -71,13 +78,21 @@ def run(rows: int = ROWS, rounds: int = ROUNDS) -> list[Result]:
                 f"put{suffix}": lambda n=streams: server.put(n, server.plain),  # type: ignore[misc]
                 f"put{suffix}_tls": lambda n=streams: server.put(n, server.tls),  # type: ignore[misc]
             }
+        ways |= {
+            "bare_flight": lambda: server.bare_flight(server.bare_plain),
+            "bare_flight_tls": lambda: server.bare_flight(server.bare_tls),
+        }
         for _ in range(1 + rounds):
             for name, way in ways.items():
                 began = time.perf_counter()
                 way()
                 found.setdefault(name, []).append(server.size / (time.perf_counter() - began))
     middle = {name: statistics.median(rates[1:]) for name, rates in found.items()}
-    return [
+    beside_pyarrow = [
+        rate(f"flight_get_vs_bare_flight{tls}", middle[f"get{tls}"], middle[f"bare_flight{tls}"], "B/s", rounds)
+        for tls in ("", "_tls")
+    ]
+    return beside_pyarrow + [
         rate(
             f"flight_{direction}_vs_loopback{suffix}{tls}",
             middle[f"{direction}{suffix}{tls}"],
@@ -99,6 +114,8 @@ class _Server:
     process: subprocess.Popen[str]
     plain: str
     tls: str
+    bare_plain: str
+    bare_tls: str
     certificate: str
     port: int
     table: pa.Table
@@ -129,9 +146,9 @@ class _Server:
         command = Put(upload_id=uuid4(), table="synapses").model_dump_json().encode()
 
         def send(part: list[pa.RecordBatch]) -> int:
-            with connect(location, self.certificate) as client:
+            with _connect(location, self.certificate) as connection:
                 descriptor = flight.FlightDescriptor.for_command(command)
-                writer, answers = client.do_put(descriptor, self.table.schema, options)
+                writer, answers = connection.do_put(descriptor, self.table.schema, options)
                 for batch in part:
                     writer.write_batch(batch)
                 writer.done_writing()
@@ -140,6 +157,11 @@ class _Server:
             return int(stored["rows"])
 
         self._expect_all(_at_once(send, _parts(self.table, streams)))
+
+    def bare_flight(self, location: str) -> None:
+        """Read the table as pyarrow does by itself."""
+        with _connect(location, self.certificate) as connection:
+            self._expect_all(chunk.data.num_rows for chunk in connection.do_get(flight.Ticket(b"")))
 
     def _expect_all(self, rows: Iterable[int]) -> None:
         if sum(rows) != self.table.num_rows:
@@ -159,6 +181,13 @@ class _Server:
                     connection.recv(1)
 
         _at_once(move, sizes)
+
+
+def _connect(location: str, certificate: str) -> flight.FlightClient:
+    """As the product does; without TLS where the listener has none."""
+    if location.startswith("grpc+tls://"):
+        return connect(location, certificate)
+    return flight.connect(location, generic_options=[("grpc.max_receive_message_length", client.MAX_BATCH_BYTES)])
 
 
 def _at_once(work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
@@ -251,6 +280,19 @@ class _PlainServer(FlightServer, _WithoutTls):
     """The product's server on a listener without TLS, for this measurement on this machine only."""
 
 
+class _Bare(flight.FlightServerBase):  # type: ignore[misc]
+    """A table for whoever asks, with no more than pyarrow does."""
+
+    def __init__(self, location: str, table: pa.Table, **options: Any) -> None:
+        super().__init__(location, **options)
+        self._table = table
+
+    def do_get(self, context: object, ticket: object) -> flight.RecordBatchStream:
+        """The table."""
+        batches = self._table.to_batches(max_chunksize=BATCH_ROWS)
+        return flight.RecordBatchStream(pa.RecordBatchReader.from_batches(self._table.schema, batches))
+
+
 def _serve(rows: int) -> None:
     table = _table(rows)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -277,9 +319,13 @@ def _serve(rows: int) -> None:
         )
         for kind in (_PlainServer, FlightServer)
     )
+    bare_plain = _Bare("grpc://127.0.0.1:0", table)
+    bare_tls = _Bare("grpc+tls://127.0.0.1:0", table, tls_certificates=[(pair.certificate, pair.key)])
     said = {
         "plain": f"grpc://127.0.0.1:{plain.port}",
         "tls": f"grpc+tls://127.0.0.1:{tls.port}",
+        "bare_plain": f"grpc://127.0.0.1:{bare_plain.port}",
+        "bare_tls": f"grpc+tls://127.0.0.1:{bare_tls.port}",
         "certificate": pair.certificate,
         "port": listener.getsockname()[1],
     }

@@ -43,10 +43,10 @@ def compared(name: str, value: float, reference: float, unit: str, n: int, *, go
     return Result(name, value, reference, ratio, unit, n, goal, ratio <= goal)
 
 
-def rate(name: str, value: float, reference: float, unit: str, n: int, *, goal: float) -> Result:
-    """A rate beside that of the reference; the goal is the smallest ratio."""
+def rate(name: str, value: float, reference: float, unit: str, n: int, *, goal: float | None = None) -> Result:
+    """A rate beside that of the reference; the goal, if there is one, is the smallest ratio."""
     ratio = value / reference
-    return Result(name, value, reference, ratio, unit, n, goal, ratio >= goal)
+    return Result(name, value, reference, ratio, unit, n, goal, None if goal is None else ratio >= goal)
 
 
 def measured(name: str, value: float, unit: str, n: int, *, goal: float | None = None) -> Result:
