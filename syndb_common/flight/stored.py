@@ -61,8 +61,9 @@ def parts_of(path: Path, *, least_bytes: int = PART_BYTES) -> list[Stored]:
         return [Stored(path, reader.schema, first, last) for first, last in pairwise(ends)]
 
 
-def _opened(path: Path) -> pa.MemoryMappedFile:
+def _opened(path: Path) -> pa.OSFile:
+    """Not mapped: pages of a mapped file would count as memory of this process, as many as its readers have taken."""
     try:
-        return pa.memory_map(str(path))
+        return pa.OSFile(str(path))
     except FileNotFoundError:
         raise NotFound("the result is not kept any more", hint="repeat the query") from None
