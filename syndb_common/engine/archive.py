@@ -203,7 +203,9 @@ def create(path: Path) -> Iterator[Writer]:
         finally:
             draft.unlink(missing_ok=True)
     except OSError as error:
-        raise SynDBError(f"cannot write {path}: {error.strerror}") from error
+        raise SynDBError(
+            f"cannot write {path}: {error.strerror}", hint="make room there, or name a place on another disk"
+        ) from error
 
 
 class Reader:

@@ -30,6 +30,9 @@ from syndb_common.settings import sync_folder
 ENGINE = "engine"
 """Folder of the embedded engine below a daemon's data folder."""
 
+RESERVE_BYTES = 64 * 1024**2
+"""What an engine needs beside the rows. On a full disk it was seen to lose some without a word."""
+
 Tell = Callable[[str], None]
 """Takes a line for the operator."""
 
@@ -118,6 +121,7 @@ def restore(path: Path, kind: Literal["node", "hub"], data_dir: Path, tell: Tell
     Raises:
         Conflict: there is something in ``data_dir``, or another user could change what is being built beside it.
         DataError: the archive is damaged, or another daemon's.
+        SynDBError: there is too little room on the disk.
         IncompleteResult: what was restored does not have its content hash; ``data_dir`` is as it was.
     """
     data_dir = data_dir.resolve()
@@ -127,10 +131,21 @@ def restore(path: Path, kind: Literal["node", "hub"], data_dir: Path, tell: Tell
             raise DataError(f"this is the backup of a {manifest.kind}", hint=f"use syndb-{manifest.kind}")
         tell(f"all checksums are right: {manifest.name or kind}, made {manifest.made_at:%Y-%m-%d %H:%M} UTC")
         data_dir.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _check_room(path, data_dir)
         with _building(data_dir) as building:
             _build(reader, building, tell)
             _put_in_place(building, data_dir)
     return data_dir / _config_name(kind)
+
+
+def _check_room(archive_path: Path, data_dir: Path) -> None:
+    """Tables take about the room of the archive, and as much again while ClickHouse merges their parts."""
+    needed, free = 2 * archive_path.stat().st_size + RESERVE_BYTES, shutil.disk_usage(data_dir.parent).free
+    if free < needed:
+        raise SynDBError(
+            f"too little room for {data_dir}: {needed // 10**6} MB are needed, {free // 10**6} are free",
+            hint="make room on that disk, or restore into a folder on another one",
+        )
 
 
 @contextmanager

@@ -32,6 +32,11 @@ _LIMITS = Limits(seconds=86_400.0, memory_bytes=8 * 1024**3, result_rows=10**15,
 """A copy takes what it takes; its operator sees it going on."""
 
 
+_STORED = "import that version again from its source, or restore an earlier backup"
+_WRITTEN = "nothing of it is visible: see that there is room where it was written and do this again, or take another source"
+"""ClickHouse was seen to lose rows on a full disk without a word."""
+
+
 class Commit(BaseModel):
     """A commit row, word for word. What a newer release wrote into ``metadata`` is kept though it is not understood."""
 
@@ -109,11 +114,11 @@ class Versions:
             return []
         return [_commit(row) for row in found.to_pylist()]
 
-    def verify(self, commit: Commit) -> None:
+    def verify(self, commit: Commit, hint: str = _STORED) -> None:
         """Compare the content with the commit row, by counting and hashing all its rows.
 
         Raises:
-            IncompleteResult: they differ.
+            IncompleteResult: they differ; ``hint`` says what to do.
         """
         places = {table: f"(SELECT * FROM {DATABASE}.{table} WHERE {_mine(commit)})" for table in commit.tables}
         with self._keeper.working(_LIMITS, readonly=True) as work:
@@ -121,7 +126,7 @@ class Versions:
         if found != commit.content_hash:
             raise IncompleteResult(
                 f"{commit} is damaged: its content hash is {found}, its commit row says {commit.content_hash}",
-                hint="import that version again from its source, or restore an earlier backup",
+                hint=hint,
             )
 
     @contextmanager
@@ -161,7 +166,7 @@ class Versions:
         try:
             for table in commit.tables:
                 self._write(commit, table, source)
-            self.verify(commit)
+            self.verify(commit, _WRITTEN)
         except SynDBError:
             for table in commit.tables:
                 self._drop(commit, table)

@@ -19,12 +19,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import trio
+from typer.testing import CliRunner
 
 from syndb_common.engine.backup import restore
 from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.published import versions
-from syndb_common.errors import Conflict
+from syndb_common.errors import Conflict, DataError, SynDBError
 from syndb_common.tables.versions import PublishedVersion
+from syndb_hub.main import app as syndb_hub
 from tests.syndb_node.stopped_node import ALL, ROWS, command_words, run_command, stopped_node
 
 pytestmark = pytest.mark.slow
@@ -74,7 +76,7 @@ def _files(data: Path) -> dict[str, tuple[int, str]]:
     return {
         path.relative_to(data).as_posix(): (path.stat().st_mode & 0o777, hashlib.sha256(path.read_bytes()).hexdigest())
         for path in data.rglob("*")
-        if path.is_file() and "clickhouse" not in path.parts and path.name != "node.toml"
+        if path.is_file() and "clickhouse" not in path.parts and path.suffix != ".toml"
     }
 
 
@@ -94,6 +96,26 @@ def test_a_node_that_was_saved_stands_again_as_it_was(node: Path, saved: Path, t
         ("published", n) for n in ("worm", "worm", "fly")
     ]
     assert found == _published(node.parent / "data")
+
+
+def test_a_hub_that_was_saved_stands_again_with_all_that_it_knows(node: Path, tmp_path: Path) -> None:
+    config, data, new = tmp_path / "hub.toml", tmp_path / "data", tmp_path / "new" / "data"
+    hub = CliRunner()
+    assert hub.invoke(syndb_hub, ["init", "--config", str(config), "--data-dir", str(data)]).exit_code == 0
+    made = hub.invoke(syndb_hub, ["token", "create", "--config", str(config), "--name", "alice"])
+    assert made.exit_code == 0, made.output
+    shutil.copytree(node.parent / "data" / "engine", data / "engine", symlinks=True)
+    saved = run_command("syndb-hub", "engine", "backup", "--config", config, tmp_path)
+    assert saved.returncode == 0, saved.stderr
+    done = run_command("syndb-hub", "engine", "restore", saved.stdout.strip(), "--data-dir", new)
+    assert done.returncode == 0, done.stderr
+    known, found = _files(data), _files(new)
+    assert {**known, "hub.lock": None} == {**found, "hub.lock": None}  # which says who holds it
+    assert {"identity.key", "hub.sqlite"} <= set(found)
+    assert (new / "hub.toml").read_bytes() == config.read_bytes()
+    config.write_text(config.read_text().replace(str(data), str(new)))
+    assert "alice" in hub.invoke(syndb_hub, ["token", "list", "--config", str(config)]).output
+    assert sorted((v.metadata.dataset, v.version) for v in _published(new)[0]) == ALL
 
 
 def test_a_backup_is_for_its_owner_only_and_readable_without_us(saved: Path) -> None:
@@ -159,6 +181,31 @@ def test_a_version_that_is_damaged_is_not_saved(node: Path, tmp_path: Path) -> N
 
 
 @pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs", str(disk)]
+    mounted = subprocess.run(words, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no right to mount a small file system: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_disk_that_is_too_small_is_said_and_nothing_half_done_is_left(
+    node: Path, saved: Path, small_disk: Path
+) -> None:
+    done = _syndb_node("engine", "backup", "--config", node, small_disk)
+    assert (done.returncode, "No space left on device" in done.stderr) == (1, True), done.stderr
+    assert "make room" in done.stderr
+    assert not list(small_disk.iterdir())
+    with pytest.raises(SynDBError, match=r"too little room .*: \d+ MB are needed, 0 are free"):
+        restore(saved, "node", small_disk / "data", print)
+    assert not list(small_disk.iterdir())
+
+
+@pytest.fixture
 def in_use(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
@@ -167,8 +214,8 @@ def in_use(tmp_path: Path) -> Path:
 
 
 def test_a_restore_overwrites_nothing(saved: Path, in_use: Path) -> None:
-    done = _syndb_node("engine", "restore", saved, "--data-dir", in_use)
-    assert done.returncode == 6
+    with pytest.raises(Conflict, match="is not empty"):
+        restore(saved, "node", in_use, print)
     assert [path.name for path in in_use.iterdir()] == ["identity.key"]
     assert (in_use / "identity.key").read_text() == "another"
 
@@ -189,16 +236,16 @@ def test_one_changed_byte_anywhere_is_found_and_nothing_is_restored(saved: Path,
         byte = file.read(1)
         file.seek(position)
         file.write(bytes([byte[0] ^ 1]))
-    done = _syndb_node("engine", "restore", damaged, "--data-dir", tmp_path / "data")
-    assert done.returncode == 3
-    assert "this backup cannot be used" in done.stderr
+    with pytest.raises(DataError, match="this backup cannot be used"):
+        restore(damaged, "node", tmp_path / "data", print)
     assert [path.name for path in tmp_path.iterdir()] == ["damaged.tar"]
 
 
 def test_a_backup_that_was_cut_off_is_found(saved: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.tar"
     damaged.write_bytes(saved.read_bytes()[:-20_000])
-    assert _syndb_node("engine", "restore", damaged, "--data-dir", tmp_path / "data").returncode == 3
+    with pytest.raises(DataError, match=r"it is no tar archive|is missing"):
+        restore(damaged, "node", tmp_path / "data", print)
     assert [path.name for path in tmp_path.iterdir()] == ["damaged.tar"]
 
 
@@ -254,8 +301,8 @@ def test_a_restore_follows_no_link_that_somebody_has_laid_out(saved: Path, tmp_p
     victim.mkdir()
     (victim / "precious").touch()
     (tmp_path / ".data.restoring").symlink_to(victim)
-    done = _syndb_node("engine", "restore", saved, "--data-dir", tmp_path / "data")
-    assert (done.returncode, "is no folder of yours" in done.stderr) == (6, True), done.stderr
+    with pytest.raises(Conflict, match="is no folder of yours"):
+        restore(saved, "node", tmp_path / "data", print)
     assert [path.name for path in victim.iterdir()] == ["precious"]
 
 
@@ -281,13 +328,12 @@ def _add(target: tarfile.TarFile, name: str, content: bytes) -> None:
     target.addfile(info, io.BytesIO(content))
 
 
-@pytest.mark.parametrize("after", ["all checksums are right", "restored version 1 of worm"])
-def test_a_restore_that_is_killed_leaves_nothing_and_can_be_repeated(saved: Path, tmp_path: Path, after: str) -> None:
+def test_a_restore_that_is_killed_leaves_nothing_and_can_be_repeated(saved: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     words = command_words("syndb-node", "engine", "restore", saved, "--data-dir", data)
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert any(after in line for line in process.stderr)
+        assert any("restored version 1 of worm" in line for line in process.stderr)
         os.kill(process.pid, signal.SIGKILL)
     assert not data.exists()
 
