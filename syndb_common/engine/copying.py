@@ -33,7 +33,7 @@ _LIMITS = Limits(seconds=86_400.0, memory_bytes=8 * 1024**3, result_rows=10**15,
 
 
 _STORED = "import that version again from its source, or restore an earlier backup"
-_WRITTEN = "nothing of it is visible: see that there is room where it was written and do this again, or take another source"
+_WRITTEN = "nothing of it is visible: see that there is room for it and do this again, or take another source"
 """ClickHouse was seen to lose rows on a full disk without a word."""
 
 
