@@ -25,8 +25,9 @@ class ResultFiles:
     def __init__(self, folder: Path, *, max_result_bytes: int) -> None:
         self._folder = folder
         self._max_result_bytes = max_result_bytes
-        self._intact: dict[UUID, tuple[int, int]] = {}  # time of the last change and size, when they were compared
+        self._intact: dict[UUID, tuple[int, ...]] = {}  # inode, times of change and size, when they were compared
         self._limiter = trio.CapacityLimiter(4)
+        self._verifying = trio.CapacityLimiter(2)  # of their own: who reads large files does not hold up who writes
 
     def path(self, job_id: UUID) -> Path:
         """Where the result of a job stands."""
@@ -67,7 +68,7 @@ class ResultFiles:
             NotFound: it is gone.
             DataError: it is not what was written.
         """
-        return await trio.to_thread.run_sync(self._verify, job_id, kept, limiter=self._limiter)
+        return await trio.to_thread.run_sync(self._verify, job_id, kept, limiter=self._verifying)
 
     async def remove(self, job_id: UUID) -> None:
         """Delete a result; nothing happens when there is none."""
@@ -91,7 +92,7 @@ class ResultFiles:
         path = self.path(job_id)
         try:
             stat = path.stat()
-            state = stat.st_mtime_ns, stat.st_size
+            state = stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size
             if self._intact.get(job_id) != state:
                 if _sha256(path) != kept.sha256:
                     raise DataError("The stored result is damaged: its checksum differs.", hint=_RUN_AGAIN)

@@ -40,6 +40,9 @@ from syndb_hub.store.tokens import Tokens
 MAX_PENDING = 200
 """Jobs that may wait: at a minute each and four workers, an hour of work."""
 
+MAX_OF_ONE_OWNER = 50
+"""Jobs of one token that have not ended: a quarter of the line, so that nobody fills it for the others."""
+
 CLEANING_SECONDS = 300.0
 """Between two searches for expired results: short against their life, which is hours."""
 
@@ -80,6 +83,7 @@ class JobRunner:
         settings: workers, size and life of results, time of a query.
         now: the clock.
         max_pending: jobs that may wait in line.
+        max_of_one_owner: jobs of the same token that may be there.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class JobRunner:
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         max_pending: int = MAX_PENDING,
+        max_of_one_owner: int = MAX_OF_ONE_OWNER,
     ) -> None:
         self._jobs = Jobs(store)
         self._tokens = Tokens(store)
@@ -101,6 +106,7 @@ class JobRunner:
         self._settings = settings
         self._now = now
         self._max_pending = max_pending
+        self._max_of_one_owner = max_of_one_owner
         self._active: dict[UUID, _Active] = {}
         self._waiting = 0
         self._put, self._take = trio.open_memory_channel[Job](math.inf)  # bounded by _waiting
@@ -145,13 +151,16 @@ class JobRunner:
         """Put a question in line.
 
         Raises:
-            TooManyRequests: the line is full.
+            TooManyRequests: the line is full, or the owner has too many jobs that have not ended.
             Unavailable: the runner is stopping or has not started.
         """
         if not self._accepting:
             raise Unavailable("the hub takes no jobs right now: it is starting or stopping", hint="Try again soon.")
         if self._waiting >= self._max_pending:
             raise TooManyRequests(f"{self._waiting} jobs are waiting already", hint="Wait until some have ended.")
+        own = sum(active.owner == owner for active in self._active.values())
+        if own >= self._max_of_one_owner:
+            raise TooManyRequests(f"{own} jobs of yours have not ended", hint="Wait until some have, or cancel them.")
         job = Job(
             id=uuid4(),
             owner=owner,

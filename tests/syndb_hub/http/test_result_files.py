@@ -63,6 +63,21 @@ async def test_a_result_can_be_had_from_any_byte_on(hub, result, format):
     assert (other.status_code, other.content) == (200, whole.content)
 
 
+async def test_a_small_piece_of_a_result_costs_no_reading_of_the_whole(hub, result):
+    async with hub.client() as client:
+        whole = await client.get(result, params={"format": "arrow"})
+        before = bytes_read()
+        for _ in range(20):
+            piece = await client.get(result, params={"format": "arrow"}, headers={"range": "bytes=0-0"})
+            assert (piece.status_code, piece.content) == (206, whole.content[:1])
+    assert bytes_read() - before < len(whole.content)
+
+
+def bytes_read() -> int:
+    """What this process has read, files and sockets together."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
 async def test_a_conversion_is_made_once_also_when_several_ask_at_a_time(hub, result, tmp_path):
     async with hub.client() as client, trio.open_nursery() as nursery:
         for _ in range(4):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -118,6 +119,19 @@ async def test_a_full_line_refuses_another_job_and_takes_one_again_later(start, 
     queries.hold.set()
     for job in (first, *waiting):
         await ended(runner, job.id)
+    assert (await ended(runner, (await runner.submit(QUERY, owner="me")).id)).status is JobStatus.COMPLETED
+
+
+async def test_one_token_cannot_fill_the_line_for_the_others(start, queries):
+    queries.hold = trio.Event()
+    runner = await start(JobSettings(max_workers=1), max_of_one_owner=3)
+    mine = [await runner.submit(QUERY, owner="me") for _ in range(3)]
+    with pytest.raises(TooManyRequests, match="3 jobs of yours"):
+        await runner.submit(QUERY, owner="me")
+    yours = await runner.submit(QUERY, owner="you")
+    queries.hold.set()
+    for job in (*mine, yours):
+        assert (await ended(runner, job.id)).status is JobStatus.COMPLETED
     assert (await ended(runner, (await runner.submit(QUERY, owner="me")).id)).status is JobStatus.COMPLETED
 
 
@@ -293,13 +307,15 @@ async def test_the_oldest_results_give_way_when_the_folder_is_full(start, clock,
     assert kept == [False] * 5 + [True] * 20
 
 
-async def test_a_damaged_result_is_not_given_away(start, tmp_path):
+async def test_a_damaged_result_is_not_given_away_also_when_it_was_whole_before(start, tmp_path):
     runner = await start()
     job = await ended(runner, (await runner.submit(QUERY, owner="me")).id)
-    path = tmp_path / "objects" / f"{job.id}.arrow"
+    _, path = await runner.result(job.id)
+    whole = path.stat()
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+    os.utime(path, ns=(whole.st_atime_ns, whole.st_mtime_ns))
     with pytest.raises(DataError, match="checksum"):
         await runner.result(job.id)
 
