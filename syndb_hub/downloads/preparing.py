@@ -12,7 +12,7 @@ from uuid import UUID
 
 import trio
 
-from syndb_common.errors import IncompleteResult, SynDBError
+from syndb_common.errors import DeadlineExceeded, IncompleteResult, LimitExceeded, SynDBError
 from syndb_common.exporting import (
     METADATA_FILE,
     ExportFormat,
@@ -32,6 +32,10 @@ from syndb_hub.downloads.versions import check_rows, rows_query
 from syndb_hub.jobs import Job, JobRunner, JobStatus
 
 _writing = trio.CapacityLimiter(2)
+_LARGER = (
+    "Large tables need higher limits: federation.delegation_timeout_seconds, jobs.query_seconds, jobs.max_result_bytes "
+    "at the hub, limits.seconds and limits.result_bytes at the node."
+)
 
 
 async def prepare(
@@ -86,9 +90,12 @@ async def _table(
 async def _completed(jobs: JobRunner, job: Job) -> Job:
     while not job.status.finished:
         job = await jobs.wait(job.id, 60.0)
-    if job.status is not JobStatus.COMPLETED:
-        raise SynDBError.from_body(job.error) if job.error else IncompleteResult("the query was cancelled")
-    return job
+    if job.status is JobStatus.COMPLETED:
+        return job
+    error = SynDBError.from_body(job.error) if job.error else IncompleteResult("the query was cancelled")
+    if isinstance(error, DeadlineExceeded | LimitExceeded):
+        error.hint = _LARGER
+    raise error
 
 
 async def _drop(jobs: JobRunner, job_id: UUID) -> None:

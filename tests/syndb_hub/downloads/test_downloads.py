@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 import trio
 
-from syndb_common.errors import NotFound, PolicyRefused
+from syndb_common.errors import DeadlineExceeded, LimitExceeded, NotFound, PolicyRefused
 from syndb_common.exporting import ExportFormat
 from syndb_common.syql.plan import Scope
 from syndb_common.tables.identity import dataset_id
@@ -157,6 +157,16 @@ async def test_what_the_owner_does_not_share_is_not_downloaded(hub):
         "Ask its owner.",
     )
     assert refused.status_code == 409
+
+
+@pytest.mark.parametrize("error", [DeadlineExceeded, LimitExceeded])
+async def test_a_limit_that_a_large_table_meets_is_told_with_the_settings_that_raise_it(hub, error):
+    hub.queries.error = error("no answer within 30 s", hint="Select fewer rows.")
+    async with hub.client() as client:
+        download = await asked(client)
+    assert (download["status"], download["error_code"]) == ("failed", error.code)
+    assert "limits.seconds" in download["error_hint"]
+    assert "jobs.max_result_bytes" in download["error_hint"]
 
 
 async def test_fewer_rows_than_were_published_are_no_version(hub, tmp_path):
