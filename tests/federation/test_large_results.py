@@ -34,9 +34,10 @@ NEAR, FAR = "near", "far"
 ROWS = {NEAR: 5_000_000, FAR: 1_000_000}
 LARGEST_ROWS = 20_000_000
 MEMORY_BYTES = 200e6
+RESULT_BYTES = 4 * 1024**3
 STALL_SECONDS = 5
 COLUMNS = "cid, pre_id, post_id, synapse_count, brain_region"
-LONG = 120.0
+LONG = 240.0
 """Seconds that nothing here takes by far."""
 CLIENT = """
 import sys
@@ -48,7 +49,7 @@ print("asking", flush=True)
 client.get_flight_info(flight.FlightDescriptor.for_command(query), options)
 """
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 
 @contextmanager
@@ -56,8 +57,12 @@ def large_federation(folder: Path, rows: dict[str, int]) -> Iterator[LocalFedera
     """A federation whose nodes hold so many rows."""
     for name, count in rows.items():
         fill(folder / name / "engine", name, count)
-    limits = {"limits": {"seconds": LONG}, "flight": {"stall_seconds": STALL_SECONDS}}
-    hub = {"federation": {"delegation_timeout_seconds": LONG}, "flight": {"stall_seconds": STALL_SECONDS}}
+    limits = {"limits": {"seconds": LONG, "result_bytes": RESULT_BYTES}, "flight": {"stall_seconds": STALL_SECONDS}}
+    hub = {
+        "federation": {"delegation_timeout_seconds": LONG},
+        "flight": {"stall_seconds": STALL_SECONDS},
+        "jobs": {"max_result_bytes": RESULT_BYTES},
+    }
     with local_federation(folder, list(rows), hub=hub, node=limits) as found:
         if FAR in rows:
             port, closed = free_ports(2)
