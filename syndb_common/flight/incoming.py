@@ -58,7 +58,7 @@ class Incoming:
             if self._closed:
                 raise StopIteration
             chunk = self._reader.read_chunk()
-        check_batch(chunk.data, self._message_bytes)
+        _check_size(chunk.data, self._message_bytes)  # all else is checked column by column
         if not self._numbered:
             return None, chunk.data
         mark = chunk.app_metadata
@@ -83,6 +83,11 @@ def check_batch(batch: pa.RecordBatch, message_bytes: int) -> None:
         LimitExceeded: it has more than ``message_bytes``.
         pa.ArrowInvalid: it is damaged.
     """
-    if batch.nbytes > message_bytes:
-        raise LimitExceeded(f"a batch of more than {message_bytes} bytes", hint="send smaller batches")
+    _check_size(batch, message_bytes)
     batch.validate(full=True)
+
+
+def _check_size(batch: pa.RecordBatch, message_bytes: int) -> None:
+    # Its nbytes would believe offsets that nobody has checked.
+    if batch.get_total_buffer_size() > message_bytes:
+        raise LimitExceeded(f"a batch of more than {message_bytes} bytes", hint="send smaller batches")

@@ -23,6 +23,7 @@ from syndb_common.errors import (
     ConfigError,
     DataError,
     DeadlineExceeded,
+    IncompleteResult,
     InvalidRequest,
     SynDBError,
     TooManyRequests,
@@ -158,8 +159,8 @@ def upload(
     Raises:
         DataError: the rows break a rule of the tables; message and details say which and where. Or not all were stored.
         Conflict: the data set is being uploaded already.
-        Unauthenticated, PeerUnavailable, EngineUnavailable, DeadlineExceeded: the connection failed, or the
-            disk of the engine is full, for too long.
+        Unauthenticated, PeerUnavailable, EngineUnavailable, DeadlineExceeded, IncompleteResult: the connection
+            failed, or the disk of the engine is full, for too long.
     """
     rows = {name: _rows(name, table) for name, table in tables.items()}
     begin = Begin(dataset_id=dataset_id, metadata=metadata, tables=tuple(tables), key=key or uuid4())
@@ -206,6 +207,7 @@ class _Sending:
         self._rows = rows
         self._progress = progress
         self._upload: UUID | None = None
+        self._short = ""
 
     def attempt(self) -> PublishResult:
         """Go through with it on one connection."""
@@ -228,8 +230,12 @@ class _Sending:
             if self._progress is not None:
                 self._progress(put.table, stored, rows.num_rows)
         if stored != rows.num_rows:
+            short = f"{stored} of {rows.num_rows} rows of {put.table} are stored"
+            if self._short != short:
+                self._short = short
+                raise IncompleteResult(short)
             raise DataError(
-                f"{stored} of {rows.num_rows} rows of {put.table} are stored",
+                short,
                 hint="upload again if they are all there at the source; nothing was published",
             )
 
