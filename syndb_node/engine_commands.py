@@ -35,7 +35,7 @@ def _tell(line: str) -> None:
 @app.command()
 def backup(
     config: Config,
-    target: Annotated[Path, typer.Argument(help="The new file, or a folder in which one is made.")],
+    target: Annotated[Path, typer.Argument(help="The new file, or a folder that exists, in which one is made.")],
 ) -> None:
     """Save keys, configuration, state and every published version to one file. The node must be stopped.
 

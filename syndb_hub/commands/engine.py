@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, help="The hub's data: back them up, rest
 @app.command()
 def backup(
     config: Config,
-    target: Annotated[Path, typer.Argument(help="The new file, or a folder in which one is made.")],
+    target: Annotated[Path, typer.Argument(help="The new file, or a folder that exists, in which one is made.")],
 ) -> None:
     """Save keys, configuration, registry, results and every published version to one file. The hub must be stopped.
 
