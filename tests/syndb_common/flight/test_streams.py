@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -13,7 +13,7 @@ import pytest
 from pyarrow import flight
 
 from syndb_common.engine.interface import Limits, Offer
-from syndb_common.errors import LimitExceeded, TooManyRequests
+from syndb_common.errors import LimitExceeded, SynDBError, TooManyRequests
 from syndb_common.flight.client import Reading, read_table
 from syndb_common.flight.settings import FlightLimits
 from syndb_common.flight.sockets import Address, Connection, address_of
@@ -142,13 +142,21 @@ def test_a_client_has_a_share_of_the_streams_and_gets_it_back(strict: Served) ->
     _until_nothing_runs(strict)
 
 
-def test_a_stop_does_not_wait_for_a_reader_that_stands_still(tmp_path: Path) -> None:
-    with served(tmp_path) as server:
-        still: Any = Reading(_offer(server, ENDLESS), seconds=60, max_bytes=10**12).batches()
-        next(still)
-    with pytest.raises(Exception, match=r"broke off|cannot be reached"):  # the engine process has gone, the reader not
-        for _ in still:
-            pass
+def test_a_stop_waits_neither_for_a_reader_nor_for_a_writer_that_stands_still(tmp_path: Path) -> None:
+    rows = pa.table({"source_id": ["a"]})
+    with ExitStack() as outlives:
+        with served(tmp_path) as server:
+            still: Any = Reading(_offer(server, ENDLESS), seconds=60, max_bytes=10**12).batches()
+            next(still)
+            client = outlives.enter_context(server.client())
+            descriptor = flight.FlightDescriptor.for_command(_begin(server, client, "still"))
+            writer, answers = client.do_put(descriptor, rows.schema, server.options(seconds=60))
+            writer.write_table(rows)
+        with pytest.raises(SynDBError, match=r"broke off|cannot be reached"):  # the engine process has gone
+            for _ in still:
+                pass
+        with pytest.raises(flight.FlightUnavailableError):
+            _last(writer, answers)
 
 
 @pytest.mark.parametrize(
