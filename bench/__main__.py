@@ -17,6 +17,7 @@ from rich.table import Table
 
 from bench import (
     actor_tell,
+    cancel,
     cold_start,
     engine_restart,
     federated,
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, Callable[[], list[Result]]] = {
     "upload": upload.run,
     "row_queries": row_queries.run,
     "engine_restart": engine_restart.run,
+    "cancel": cancel.run,
 }
 FOLDER = Path(__file__).parent
 

@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from bench import cold_start, engine_restart, federated, loopback, node_scan, reconnect, row_queries, rpc, upload
+from bench import (
+    cancel,
+    cold_start,
+    engine_restart,
+    federated,
+    loopback,
+    node_scan,
+    reconnect,
+    row_queries,
+    rpc,
+    upload,
+)
 from bench.result import Result, compared, measured, rate, write
 
 FIELDS = {"name", "value", "reference", "ratio", "unit", "n", "goal", "met"}
@@ -140,6 +151,11 @@ def test_an_upload_is_published_whole_before_it_is_timed_against_a_bare_insert(t
 def test_a_killed_engine_has_its_rows_again_before_the_clock_stops(tmp_path: Path) -> None:
     entries = written(engine_restart.run(rows=1_000, rounds=1), tmp_path)
     assert goals(entries) == {"engine_restart_seconds": 1.5}
+
+
+@pytest.mark.slow
+def test_a_cancelled_query_is_gone_from_clickhouse_before_the_clock_stops(tmp_path: Path) -> None:
+    assert goals(written(cancel.run(rounds=1), tmp_path)) == {"query_cancel_seconds": 0.5}
 
 
 @pytest.mark.slow
