@@ -11,6 +11,7 @@ a row is dropped at the next start (:meth:`Uploads.recover`); staging stays, and
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -41,6 +42,8 @@ SWEEP_SECONDS: Final = 60.0
 MAX_UPLOADS: Final = 16
 MAX_STREAMS: Final = 10_000
 """Streams of one upload, over its whole life."""
+
+_log = logging.getLogger(__name__)
 
 Stored = Callable[[int, int], None]
 """Told number and rows of every batch that is durable."""
@@ -96,10 +99,12 @@ class Uploads:
     def _sweep(self) -> None:
         while True:
             time.sleep(SWEEP_SECONDS)
-            with suppress(SynDBError):
+            try:
                 self.drop_abandoned()
                 with self._publishing:
                     self.deletions.resume()
+            except Exception:  # nothing may end this thread; the next round tries again
+                _log.exception("what was abandoned could not be cleared away")
 
     def drop_abandoned(self, seconds: float = ABANDONED_SECONDS) -> None:
         """Drop the uploads that nobody has touched for so long."""

@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pyarrow as pa
@@ -17,7 +18,9 @@ import structlog
 import trio
 from pyarrow import flight
 
+from syndb_common.engine import publish
 from syndb_common.engine.local import LocalEngine
+from syndb_common.engine.publish import Uploads
 from syndb_common.engine.published import versions
 from syndb_common.errors import Conflict, DataError, EngineUnavailable, Unauthenticated
 from syndb_common.flight.client import connect
@@ -400,6 +403,24 @@ async def test_unknown_metadata_are_not_published(target: UploadTarget) -> None:
     with connect(target.location, target.certificate_pem) as client, pytest.raises(flight.FlightServerError) as caught:
         list(client.do_action(flight.Action("begin", json.dumps(begin).encode()), _options(target)))
     assert "unknown field embargo" in json.loads(caught.value.extra_info)["error"]
+
+
+class _Swept(Uploads):
+    """Uploads whose clearing away fails, for another reason each time, and ends the thread at last."""
+
+    failures: Iterator[BaseException] = iter((OSError(24, "no more files"), EngineUnavailable("gone"), SystemExit()))
+
+    def drop_abandoned(self, seconds: float = 0.0) -> None:
+        raise next(self.failures)
+
+
+def test_abandoned_uploads_are_looked_for_whatever_went_wrong_before(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(publish, "SWEEP_SECONDS", 0.0)
+    with pytest.raises(SystemExit):
+        _Swept(cast("Any", None))._sweep()
+    assert caplog.text.count("what was abandoned could not be cleared away") == 2
 
 
 async def test_damaged_requests_are_errors_of_ours(target: UploadTarget) -> None:
