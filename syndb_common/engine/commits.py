@@ -16,6 +16,7 @@ from uuid import UUID
 import pyarrow as pa
 from pydantic import ValidationError
 
+from syndb_common.engine.failures import said_by_clickhouse
 from syndb_common.engine.records import COMMIT, LIMITS, Records
 from syndb_common.engine.staging import Staged
 from syndb_common.engine.work import Keeper, Work
@@ -49,7 +50,7 @@ class Commits:
         """Make the rows of an upload visible as the version that ``result`` names.
 
         Raises:
-            SynDBError: the engine failed; nothing is visible, and it may be done again.
+            SynDBError: the engine failed; it may be done again, unless it was :meth:`made` after all.
         """
         dataset = upload.record.begin.dataset_id
         schema_version = self._records.read(f"SELECT max(version) AS version FROM {DATABASE}.schema_migrations")
@@ -62,17 +63,25 @@ class Commits:
             "schema_version": schema_version[0]["version"],
             "published_at": datetime.now(UTC),
         }
+        partition = f"PARTITION (toUUID('{dataset}'), {result.version})"
         try:
             for table in result.row_counts:
-                work.run(
-                    f"ALTER TABLE {DATABASE}.{table} REPLACE PARTITION (toUUID('{dataset}'), {result.version}) "
-                    f"FROM {upload.place(table)}"
-                )
+                work.run(f"ALTER TABLE {DATABASE}.{table} REPLACE {partition} FROM {upload.place(table)}")
+            upload.committing = work.tag
             work.insert(f"{DATABASE}.dataset_versions", COMMIT, [pa.RecordBatch.from_pylist([row], schema=COMMIT)])
-        except SynDBError:
-            with suppress(SynDBError):  # the next start drops what is left
-                self.drop_uncommitted()
+        except SynDBError as error:
+            if self.made(upload):
+                return
+            if said_by_clickhouse(error):  # else the row may still come, and must find its rows
+                with suppress(SynDBError):  # the next start drops what is left
+                    self._drop(result, partition)
             raise
+        upload.committing = None
+
+    def _drop(self, result: PublishResult, partition: str) -> None:
+        with self._keeper.working(LIMITS) as work:
+            for table in result.row_counts:
+                work.run(f"ALTER TABLE {DATABASE}.{table} DROP {partition}")
 
     def newest(self, dataset: UUID) -> dict[str, Any] | None:
         """Version, metadata and content hash of the newest version; None when there is none."""
@@ -83,7 +92,14 @@ class Commits:
         return rows[0] if rows else None
 
     def made(self, upload: Staged) -> bool:
-        """Whether the version that this upload was to become is there."""
+        """Whether the version that this upload was to become is there.
+
+        Raises:
+            EngineUnavailable: nobody can say yet.
+        """
+        if upload.committing is not None:
+            self._keeper.settle(upload.committing)
+            upload.committing = None
         result = upload.record.result
         if result is None:
             return False

@@ -58,12 +58,23 @@ def explains(text: str) -> bool:
 def from_clickhouse(text: str) -> SynDBError:
     """The error that a ClickHouse message stands for; its number is in ``details["clickhouse_code"]``."""
     match = _MESSAGE.search(text)
-    if _FULL.search(text) or (match is not None and int(match["code"]) == _NO_SPACE):
-        return disk_full()
     if match is None:
-        return SynDBError(f"the engine failed: {_first_line(text)}")
+        return disk_full() if _FULL.search(text) else SynDBError(f"the engine failed: {_first_line(text)}")
     code = int(match["code"])
-    message = _first_line(match["text"])
+    error = disk_full() if _FULL.search(text) else _error(code, _first_line(match["text"]))
+    error.details["clickhouse_code"] = code
+    return error
+
+
+def said_by_clickhouse(error: SynDBError) -> bool:
+    """Whether ClickHouse itself says that it did not do it. Otherwise it may have, or may yet."""
+    code = error.details.get("clickhouse_code")
+    return code is not None and code not in _UNAVAILABLE
+
+
+def _error(code: int, message: str) -> SynDBError:
+    if code == _NO_SPACE:
+        return disk_full()
     if code == _CANCELLED:
         return Cancelled("the query was cancelled")
     if code == _TIME:
@@ -74,31 +85,27 @@ def from_clickhouse(text: str) -> SynDBError:
             hint="group by fewer distinct values, select fewer columns, or allow more memory",
         )
     if code in _LIMITS:
-        return LimitExceeded(message, hint="ask for less: add a condition or a LIMIT", clickhouse_code=code)
+        return LimitExceeded(message, hint="ask for less: add a condition or a LIMIT")
     if code == _TOO_MANY_QUERIES:
-        return TooManyRequests("the engine has too many queries", hint="try again in a moment", clickhouse_code=code)
+        return TooManyRequests("the engine has too many queries", hint="try again in a moment")
     if code in _UNAVAILABLE:
-        return EngineUnavailable(
-            f"the engine cannot do this now: {message}", hint="repeat the query", clickhouse_code=code
-        )
+        return EngineUnavailable(f"the engine cannot do this now: {message}", hint="repeat the query")
     if code in _DAMAGED:
         return DataError(
             f"stored rows are damaged: {message}",
             hint="upload them again, or restore a backup; check the disk",
-            clickhouse_code=code,
         )
     if code in _REFUSED:
         return ConfigError(
             f"the engine does not admit us: {message}",
             hint="check user, password_file and what that user may do",
-            clickhouse_code=code,
         )
     kind: type[SynDBError] = SynDBError
     if code in _UNKNOWN:
         kind = UnknownName
     elif code in _WRONG:
         kind = SyQLError
-    return kind(f"the engine refused: {message}", clickhouse_code=code)
+    return kind(f"the engine refused: {message}")
 
 
 def _first_line(text: str) -> str:

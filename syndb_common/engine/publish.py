@@ -316,6 +316,7 @@ class Uploads:
     def _make(self, upload: Staged) -> PublishResult:
         """Check, hash and commit; or find that the newest version is the same."""
         begin, places = upload.record.begin, upload.places()
+        upload.settle()
         with self._keeper.working(LIMITS) as work:
             counts = check_rows(work, places, begin.dataset_id, upload.tables_with_ids())
             digest = content_hash(work, places)

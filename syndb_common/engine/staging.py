@@ -45,6 +45,7 @@ class StagedStream:
         self._place = place
         self._turn = 0
         self._position: tuple[int, int] | None = None
+        self._unsure: str | None = None  # tag of an insert that may still be going on
 
     def take_over(self) -> int:
         """The turn of a new connection; the one before ends."""
@@ -60,8 +61,19 @@ class StagedStream:
         if turn != self._turn:
             raise Conflict("this stream goes on in another connection")
 
+    def settle(self) -> None:
+        """Have an end to an insert whose answer was lost.
+
+        Raises:
+            EngineUnavailable: it may still be going on.
+        """
+        if self._unsure is not None:
+            self._keeper.settle(self._unsure)
+            self._unsure = None
+
     def position(self) -> tuple[int, int]:
         """Number of the next batch, and the rows that are stored."""
+        self.settle()
         if self._position is None:
             low, high = self.record.number * MAX_BATCHES, (self.record.number + 1) * MAX_BATCHES
             with self._keeper.working(LIMITS) as work:
@@ -87,7 +99,9 @@ class StagedStream:
         if whole.num_rows:
             with self._keeper.working(LIMITS) as work:
                 check_room(work, RESERVE_BYTES + whole.nbytes)
+                self._unsure = work.tag
                 work.insert(self._place, marked, [whole])
+                self._unsure = None
                 check_written(work, self._place)
         self._position = (items[-1].seq + 1, rows + whole.num_rows)
 
@@ -100,6 +114,7 @@ class Staged:
         sending: those of them that bring rows.
         changing: held by whoever adds a stream.
         dropped: whether it is gone.
+        committing: tag of the work that writes its commit row and may still be going on.
     """
 
     def __init__(
@@ -111,6 +126,7 @@ class Staged:
         self.sending = 0
         self.changing = threading.Lock()
         self.dropped = False
+        self.committing: str | None = None
         self._keeper = keeper
         self._clock = clock
         self._touched = clock()
@@ -213,6 +229,16 @@ class Staged:
         stream = self.streams[name] = StagedStream(self._keeper, self.place(table), record)
         self.update(streams={**self.record.streams, name: record})
         return stream
+
+    def settle(self) -> None:
+        """Return when no more rows come into the staging tables; nobody may be sending.
+
+        Raises:
+            EngineUnavailable: some may.
+        """
+        for stream in list(self.streams.values()):
+            with stream.writing:
+                stream.settle()
 
     def status(self) -> UploadStatus:
         """How far it is."""

@@ -29,6 +29,8 @@ _WATCH_SECONDS = 0.05
 _END_SECONDS = 2.0
 """How long ClickHouse may take to end what it was told to end."""
 _FORMER_SECONDS = 10.0
+_QUIET_LOOKS = 3
+"""In a row, without what was broken off: a server that stood still may be about to begin it."""
 _PREFIX = "syndb-"
 _TAG = "Settings['log_comment']"
 
@@ -309,16 +311,29 @@ class Keeper:
         Raises:
             EngineUnavailable: something still writes; nothing may be recovered before that has ended.
         """
-        former = f"startsWith({_TAG}, '{_PREFIX}') AND NOT startsWith({_TAG}, '{self._name}') AND user = currentUser()"
+        self._end_writing(f"startsWith({_TAG}, '{_PREFIX}') AND NOT startsWith({_TAG}, '{self._name}')")
+
+    def settle(self, tag: str) -> None:
+        """End what still runs under that tag: what it has not written by now it never will.
+
+        For writing whose answer was lost, so that nobody knows whether it happened.
+
+        Raises:
+            EngineUnavailable: it still writes, or nobody can say.
+        """
+        self._end_writing(f"{_TAG} = '{tag}'")
+
+    def _end_writing(self, which: str) -> None:
+        mine = f"{which} AND user = currentUser()"
         until = time.monotonic() + _FORMER_SECONDS
+        quiet = 0
         with self._control() as connection:
-            while True:
-                connection.run(f"KILL QUERY WHERE {former} ASYNC")
-                writing = f"SELECT 1 FROM system.processes WHERE {former} AND query_kind != 'Select' LIMIT 1"
-                if not connection.start(writing).read().batches:
-                    return
+            while quiet < _QUIET_LOOKS:
+                connection.run(f"KILL QUERY WHERE {mine} ASYNC")
+                writing = f"SELECT 1 FROM system.processes WHERE {mine} AND query_kind != 'Select' LIMIT 1"
+                quiet = 0 if connection.start(writing).read().batches else quiet + 1
                 if time.monotonic() > until:
-                    raise EngineUnavailable("the ClickHouse server still runs what a former engine process began")
+                    raise EngineUnavailable("the ClickHouse server still runs what was broken off", hint="try again")
                 time.sleep(_WATCH_SECONDS)
 
     def _forget(self, work: Work) -> None:

@@ -1,0 +1,139 @@
+"""An insert whose answer is lost, while the server goes on with it: nothing is doubled, and no version is empty."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pyarrow as pa
+import pytest
+
+from syndb_common.engine.backend import Setting
+from syndb_common.engine.local import LocalEngine
+from syndb_common.engine.owning import bring_tables
+from syndb_common.engine.publish import Uploads
+from syndb_common.engine.server_backend import ServerBackend, ServerConnection
+from syndb_common.engine.settings import Server
+from syndb_common.engine.work import Keeper
+from syndb_common.errors import EngineUnavailable
+from syndb_common.flight.uploads import Begin
+from syndb_common.tables import schema
+from syndb_common.tables.identity import dataset_id
+from syndb_common.tables.versions import DatasetMetadata
+from tests.syndb_common.engine.bridging import bridged
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 1.0
+"""Until the server has all of an insert whose connection broke."""
+ROWS = pa.record_batch({"source_id": ["a", "b"]})
+
+
+class Losing(ServerBackend):
+    """A server to which the connection breaks in the middle of an insert, which it ends by itself a little later.
+
+    Attributes:
+        lose: part of the name of the table; it happens once.
+    """
+
+    lose = ""
+
+    def connect(self, settings: Mapping[str, Setting], *, seconds: float, session: bool = False) -> ServerConnection:
+        connection = super().connect(settings, seconds=seconds, session=session)
+        if self.lose:
+            connection.insert = _Broken(self, connection.insert)  # type: ignore[method-assign]
+        return connection
+
+
+class _Broken:
+    def __init__(self, backend: Losing, insert: Any) -> None:
+        self._backend = backend
+        self._insert = insert
+
+    def __call__(self, target: str, columns: Sequence[str], content: Iterator[bytes]) -> int:
+        if not self._backend.lose or self._backend.lose not in target:
+            return int(self._insert(target, columns, content))
+        self._backend.lose = ""
+        pieces = list(content)
+
+        def slowly() -> Iterator[bytes]:
+            time.sleep(SECONDS)
+            yield from pieces
+
+        threading.Thread(target=self._insert, args=(target, columns, slowly()), daemon=True).start()
+        time.sleep(SECONDS / 4)  # the server has begun
+        raise EngineUnavailable("the answer was lost")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder: Path = tmp_path_factory.mktemp("lost")
+    with bridged(folder) as found:
+        bring_tables(LocalEngine(folder / "node", server=found), schema.CURRENT)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def backend(server: Server) -> Losing:
+    return Losing(server)
+
+
+@pytest.fixture(scope="module")
+def keeper(backend: Losing) -> Keeper:
+    return Keeper(backend)
+
+
+@pytest.fixture(scope="module")
+def uploads(keeper: Keeper) -> Uploads:
+    found = Uploads(keeper)
+    found.recover()
+    return found
+
+
+def _begin(uploads: Uploads, name: str) -> UUID:
+    metadata = DatasetMetadata(dataset=name)
+    return uploads.begin(Begin(dataset_id=dataset_id(name), metadata=metadata, tables=("neurons",), key=uuid4()))
+
+
+def _send(uploads: Uploads, upload: UUID, stream: UUID) -> None:
+    uploads.append(upload, "neurons", stream, ROWS.schema, iter([(0, ROWS)]))
+
+
+def _count(keeper: Keeper, sql: str) -> int:
+    with keeper.working(readonly=True) as work:
+        return int(work.read_all(sql)["n"][0].as_py())
+
+
+def _of(name: str, table: str) -> str:
+    return f"SELECT count() AS n FROM syndb.{table} WHERE dataset_id = toUUID('{dataset_id(name)}')"
+
+
+def test_a_version_whose_commit_was_not_answered_is_there_with_its_rows_or_not_at_all(
+    uploads: Uploads, keeper: Keeper, backend: Losing
+) -> None:
+    upload = _begin(uploads, "commit")
+    _send(uploads, upload, uuid4())
+    backend.lose = "dataset_versions"
+    try:
+        uploads.publish(upload)
+    except EngineUnavailable:
+        assert _count(keeper, _of("commit", "dataset_versions")) == 0
+    time.sleep(SECONDS)  # whatever is on its way has come
+    result = uploads.publish(upload)
+    assert (result.version, result.unchanged) == (1, False)
+    assert _count(keeper, _of("commit", "dataset_versions")) == 1
+    assert _count(keeper, _of("commit", "neurons")) == ROWS.num_rows
+
+
+def test_a_batch_that_was_not_answered_is_stored_once(uploads: Uploads, keeper: Keeper, backend: Losing) -> None:
+    upload, stream = _begin(uploads, "batch"), uuid4()
+    backend.lose = "syndb_staging"
+    with pytest.raises(EngineUnavailable):
+        _send(uploads, upload, stream)
+    said = uploads.status(upload).streams[stream]
+    time.sleep(SECONDS)
+    assert uploads.status(upload).streams[stream] == said
+    _send(uploads, upload, stream)
+    assert uploads.publish(upload).row_counts == {"neurons": ROWS.num_rows}
