@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
+import structlog
 import trio
 
 from syndb_common.errors import SynDBError, Unavailable
@@ -40,6 +41,7 @@ WRITERS = 2
 _ABANDONED = ".converting"
 _UNFINISHED = (_ABANDONED, ".part")
 _ROWS_FILE = "rows.parquet"
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,9 @@ class Conversions:
                 running.outcome = await trio.to_thread.run_sync(self._write, job, form, arrow, limiter=self._limiter)
         except SynDBError as error:
             running.outcome = error
+        except Exception:
+            _log.exception("a result could not be converted", job_id=str(job.id), form=form.value)
+            running.outcome = SynDBError(f"the result cannot be made {form.value}", hint="Take another format.")
         finally:
             del self._running[job.id, form]
             running.ended.set()

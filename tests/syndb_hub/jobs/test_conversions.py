@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import trio
 
-from syndb_common.errors import Unavailable
+from syndb_common.errors import SynDBError, Unavailable
 from syndb_common.exporting import ExportFormat
 from syndb_hub.jobs.conversions import Conversions
 from syndb_hub.jobs.results import ResultFiles
@@ -23,10 +23,13 @@ def job() -> Job:
     return Job(uuid4(), "somebody", JobStatus.COMPLETED, "SELECT n FROM t", None, None, "any", now, finished_at=now)
 
 
-async def kept(results: ResultFiles, of: Job) -> StoredResult:
+ROWS = pa.table({"text": [f"{number * 7919:016x}" for number in range(20_000)]})
+
+
+async def kept(results: ResultFiles, of: Job, rows: pa.Table = ROWS) -> StoredResult:
     await results.prepare([])
     async with results.writing(of.id) as writer:
-        await writer.write(pa.table({"text": [f"{number * 7919:016x}" for number in range(20_000)]}))
+        await writer.write(rows)
         return await results.keep(of.id, writer)
 
 
@@ -45,6 +48,18 @@ async def test_a_full_disk_is_said_leaves_nothing_and_then_it_works(tmp_path: Pa
             exported = await conversions.get(one, stored, form)
             assert [exported.path] == list((disk / "converted").iterdir())
             nursery.cancel_scope.cancel()
+
+
+async def test_values_that_a_format_has_no_word_for_cost_nobody_else_his_result(tmp_path: Path) -> None:
+    results, one = ResultFiles(tmp_path / "results", max_result_bytes=10**8), job()
+    stored = await kept(results, one, pa.table({"age": pa.array([(1, 2, 3)], pa.month_day_nano_interval())}))
+    conversions = Conversions(tmp_path / "converted", results, max_bytes=10**9)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(conversions.run, [one.id])
+        with pytest.raises(SynDBError, match="cannot be made csv"):
+            await conversions.get(one, stored, ExportFormat.CSV)
+        assert (await conversions.get(one, stored, ExportFormat.ARROW)).sha256 == stored.sha256
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_a_killed_hub_had_begun_is_gone_and_made_again(tmp_path: Path) -> None:
