@@ -61,6 +61,7 @@ class Download(BaseModel):
     dataset_id: UUID
     version: int = Field(ge=1)
     content_hash: Sha256
+    announced_by: PlainName
     format: PlainName
     folder: PlainName
     status: Literal["pending", "running", "completed", "failed", "cancelled"]
@@ -142,7 +143,7 @@ def download_command(
         place = target if form is Format.ARCHIVE else f"{target}/"
         note(
             f"{done} {place} ({size:,} bytes): {download.dataset} version {download.version}, "
-            f"content SHA-256 {download.content_hash[:12]}"
+            f"content SHA-256 {download.content_hash[:12]} as {download.announced_by} announced it"
         )
 
 
@@ -230,7 +231,8 @@ def _sha256(path: Path) -> str:
 
 
 def _told(download: Download, fetched: list[Fetched]) -> dict[str, Any]:
-    about = download.model_dump(mode="json", include={"dataset", "dataset_id", "version", "content_hash", "format"})
+    names = {"dataset", "dataset_id", "version", "content_hash", "announced_by", "format"}
+    about = download.model_dump(mode="json", include=names)
     files = [
         {"path": str(each.path), "bytes": each.bytes, "sha256": each.sha256, "resumed_at": each.resumed_at}
         for each in fetched

@@ -19,7 +19,7 @@ from syndb_common.errors import Cancelled, Conflict, DeadlineExceeded, ErrorBody
 from syndb_common.flight.queries import RUN_SECONDS
 from syndb_common.syql.plan import Scope
 from syndb_hub.auth.tokens import TokenService
-from syndb_hub.downloads import check_rows, rows_query, select, tables_of
+from syndb_hub.downloads import asked_of, check_rows, rows_query, select, tables_of
 from syndb_hub.federation.answers import Provenance, Queries, Require
 from syndb_hub.federation.targets import Holding
 from syndb_hub.jobs.runner import JobRunner
@@ -97,7 +97,8 @@ class FlightUsers:
             IncompleteResult: fewer rows came than were published.
             SynDBError: there is no such version, or its rows were refused or could not be had.
         """
-        found = select(await self._holdings(), dataset, version)
+        holding = select(await self._holdings(), dataset, version)
+        found = holding.version
         tables = tables_of(found, None if table is None else [table])
         if len(tables) != 1:
             raise InvalidRequest(
@@ -105,11 +106,12 @@ class FlightUsers:
                 hint=f"It has: {', '.join(tables)}.",
             )
         (name,) = tables
-        job = await self._jobs.submit(rows_query(found, name), owner=owner, scope=Scope.FEDERATION, require="all")
+        job = await self._jobs.submit(rows_query(found, name), owner=owner, **asked_of(holding))
         answer = await self._ended(job)
         check_rows(found, name, answer["rows"])
         which = {"dataset": found.metadata.dataset, "dataset_id": str(found.dataset_id), "version": found.version}
         about = {**answer["about"], **which, "table": name, "content_hash": found.content_hash}
+        about["announced_by"] = holding.holder
         return {**answer, "about": about}
 
     async def _ended(self, job: Job) -> dict[str, Any]:

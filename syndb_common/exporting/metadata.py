@@ -12,11 +12,12 @@ from syndb_common.tables.versions import PublishedVersion
 METADATA_FILE = "metadata.json"
 
 
-def metadata(version: PublishedVersion, files: Mapping[str, tuple[str, Saved]]) -> bytes:
+def metadata(version: PublishedVersion, announced_by: str, files: Mapping[str, tuple[str, Saved]]) -> bytes:
     """The metadata of a version as JSON.
 
     Args:
-        version: as it was published.
+        version: as it was announced.
+        announced_by: name of its holder, whose word rows and content hash are.
         files: the files of rows by name, each with its table.
     """
     described = version.metadata.model_dump()
@@ -29,6 +30,7 @@ def metadata(version: PublishedVersion, files: Mapping[str, tuple[str, Saved]]) 
         "licence": described.pop("licence"),
         "citation": citation(version),
         "content_hash": version.content_hash,
+        "announced_by": announced_by,
         "schema_version": version.schema_version,
         **described,
         "files": [

@@ -13,6 +13,9 @@ SchemaVersion = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 """A number of rows or bytes, or a revision. JSON readers keep it exactly, and a thousand of them add up in 64 bits."""
 
+TableName = Annotated[str, Field(max_length=100, pattern=r"^[a-z][a-z0-9_]*$")]
+"""Name of a table, perhaps of a newer release: nothing but a name, since it becomes part of questions."""
+
 
 class DatasetMetadata(BaseModel):
     """Description of a data set. The field names are those of :data:`syndb_common.tables.METADATA`.
@@ -56,7 +59,7 @@ class PublishedVersion(BaseModel):
     dataset_id: UUID
     version: int = Field(ge=1, le=2**32 - 1)
     metadata: DatasetMetadata
-    row_counts: dict[Annotated[str, Field(max_length=100)], Count] = Field(max_length=1000)
+    row_counts: dict[TableName, Count] = Field(max_length=1000)
     content_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
     schema_version: Annotated[SchemaVersion, Field(ge=1)]
     published_at: datetime

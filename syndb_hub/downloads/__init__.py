@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from syndb_hub.downloads.download import Download, DownloadedFile
 from syndb_hub.downloads.keeper import Downloads
-from syndb_hub.downloads.versions import check_rows, rows_query, select, tables_of
+from syndb_hub.downloads.versions import asked_of, check_rows, rows_query, select, tables_of
 
-__all__ = ["Download", "DownloadedFile", "Downloads", "check_rows", "rows_query", "select", "tables_of"]
+__all__ = ["Download", "DownloadedFile", "Downloads", "asked_of", "check_rows", "rows_query", "select", "tables_of"]

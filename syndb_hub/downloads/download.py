@@ -29,7 +29,8 @@ class Download(BaseModel):
 
     Attributes:
         owner: id of the token that asked.
-        content_hash: of the version, as its owner published it.
+        content_hash: of the version, as its owner announced it.
+        announced_by: the owner, a node or the hub itself; the rows are its word too.
         tables: those that are part of it.
         files: when it has completed.
     """
@@ -42,6 +43,7 @@ class Download(BaseModel):
     dataset_id: UUID
     version: int
     content_hash: str
+    announced_by: str
     format: ExportFormat
     tables: tuple[str, ...]
     status: JobStatus

@@ -20,7 +20,6 @@ from pydantic import ValidationError
 from syndb_common import tracing
 from syndb_common.errors import Conflict, NotFound, SynDBError, TooManyRequests, Unavailable
 from syndb_common.exporting import ExportFormat, Sink, save
-from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.downloads.download import Download, DownloadedFile
 from syndb_hub.downloads.preparing import prepare
 from syndb_hub.downloads.versions import select, tables_of
@@ -118,7 +117,8 @@ class Downloads:
             InvalidRequest: a table is not part of the version.
             TooManyRequests: too many are being prepared.
         """
-        published = select(await self._holdings(), dataset, version)
+        holding = select(await self._holdings(), dataset, version)
+        published = holding.version
         chosen = tables_of(published, tables)
         if (nursery := self._nursery) is None:
             raise Unavailable("the hub prepares no downloads right now: it is starting or stopping", hint="Try again.")
@@ -129,6 +129,7 @@ class Downloads:
             dataset_id=published.dataset_id,
             version=published.version,
             content_hash=published.content_hash,
+            announced_by=holding.holder,
             format=form,
             tables=chosen,
             status=JobStatus.PENDING,
@@ -142,7 +143,7 @@ class Downloads:
             raise TooManyRequests(f"{own} downloads of yours are being prepared", hint="Wait until one has completed.")
         self._downloads[download.download_id] = download
         self._active[download.download_id] = _Active()
-        nursery.start_soon(self._work, download, published)
+        nursery.start_soon(self._work, download, holding)
         return download
 
     def get(self, download_id: UUID, *, owner: str | None = None) -> Download:
@@ -205,7 +206,7 @@ class Downloads:
         self._downloads.pop(download.download_id, None)
         await trio.to_thread.run_sync(shutil.rmtree, self._folder / str(download.download_id), True)
 
-    async def _work(self, download: Download, version: PublishedVersion) -> None:
+    async def _work(self, download: Download, holding: Holding) -> None:
         active = self._active[download.download_id]
         ended = download.model_copy(update={"status": JobStatus.CANCELLED})
         work = tracing.Work(str(download.download_id))
@@ -214,7 +215,7 @@ class Downloads:
                 async with self._workers:
                     running = download.model_copy(update={"status": JobStatus.RUNNING})
                     self._downloads[download.download_id] = running
-                    ended = await self._prepare(running, version)
+                    ended = await self._prepare(running, holding)
         finally:
             del self._active[download.download_id]
             self._downloads[download.download_id] = ended.model_copy(update={"finished_at": self._now()})
@@ -224,11 +225,11 @@ class Downloads:
             active.ended.set()
         await self.clean()
 
-    async def _prepare(self, download: Download, version: PublishedVersion) -> Download:
+    async def _prepare(self, download: Download, holding: Holding) -> Download:
         folder = self._folder / str(download.download_id)
         try:
             await trio.Path(folder).mkdir(mode=0o700, parents=True)
-            files = await prepare(download, version, folder, self._jobs, max_bytes=self._room // 2)
+            files = await prepare(download, holding, folder, self._jobs, max_bytes=self._room // 2)
             done = download.model_copy(
                 update={"status": JobStatus.COMPLETED, "files": files, "finished_at": self._now()}
             )

@@ -2,6 +2,7 @@
 
 The rows come by the way of every question: as a job of whoever asked, so each node's policy decides, and the job's
 limits hold. A version counts only with all its rows: a table that has fewer than were published fails the download.
+They come from the owner of the data set and from nobody else (:mod:`syndb_hub.downloads.versions`).
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from syndb_common.exporting import (
     write_archive,
     write_rows,
 )
-from syndb_common.syql.plan import Scope
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.downloads.download import Download, DownloadedFile
-from syndb_hub.downloads.versions import check_rows, rows_query
+from syndb_hub.downloads.versions import asked_of, check_rows, rows_query
+from syndb_hub.federation.targets import Holding
 from syndb_hub.jobs import Job, JobRunner, JobStatus
 
 _writing = trio.CapacityLimiter(2)
@@ -39,13 +40,13 @@ _LARGER = (
 
 
 async def prepare(
-    download: Download, version: PublishedVersion, folder: Path, jobs: JobRunner, *, max_bytes: int
+    download: Download, holding: Holding, folder: Path, jobs: JobRunner, *, max_bytes: int
 ) -> tuple[DownloadedFile, ...]:
     """Make the files of a download in an empty folder and return them in order.
 
     Args:
         download: what is asked for.
-        version: as its holder published it.
+        holding: the version, where its owner holds it.
         folder: where the files go.
         jobs: answers the queries.
         max_bytes: what all files may have together.
@@ -60,22 +61,22 @@ async def prepare(
     for table in download.tables:
         left = max_bytes - sum(saved.bytes for _, saved in made.values())
         name = f"{table}.{form}"
-        made[name] = table, await _table(download, version, table, folder / name, jobs, left)
-    described = metadata(version, made)
+        made[name] = table, await _table(download, holding, table, folder / name, jobs, left)
+    described = metadata(holding.version, holding.holder, made)
     files = [
         DownloadedFile(name=name, table=table, rows=saved.rows, bytes=saved.bytes, sha256=saved.sha256)
         for name, (table, saved) in made.items()
     ]
     return await trio.to_thread.run_sync(
-        _finish, download, version, folder, described, files, max_bytes, limiter=_writing
+        _finish, download, holding.version, folder, described, files, max_bytes, limiter=_writing
     )
 
 
 async def _table(
-    download: Download, version: PublishedVersion, table: str, path: Path, jobs: JobRunner, max_bytes: int
+    download: Download, holding: Holding, table: str, path: Path, jobs: JobRunner, max_bytes: int
 ) -> Saved:
-    query = rows_query(version, table)
-    job = await jobs.submit(query, owner=download.owner, scope=Scope.FEDERATION, require="all")
+    query = rows_query(holding.version, table)
+    job = await jobs.submit(query, owner=download.owner, **asked_of(holding))
     try:
         job = await _completed(jobs, job)
         _, result = await jobs.result(job.id)
@@ -83,7 +84,7 @@ async def _table(
     finally:
         with trio.CancelScope(shield=True):
             await _drop(jobs, job.id)
-    check_rows(version, table, saved.rows)
+    check_rows(holding.version, table, saved.rows)
     return saved
 
 

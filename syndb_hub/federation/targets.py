@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 from actors.directory import HUB, Cluster, Directory, Key, Standing, is_replica, owned
@@ -40,6 +41,11 @@ class Holding:
     def holder(self) -> str:
         """Name of the holder."""
         return HUB if self.cluster is None else self.cluster.record.name
+
+    @property
+    def seniority(self) -> tuple[Any, ...]:
+        """The least is the owner's among those who hold a version; see :func:`actors.directory.owned`."""
+        return () if self.cluster is None else (self.cluster.record.registered_at, self.cluster.record.id)
 
     @property
     def takes_part(self) -> bool:

@@ -76,6 +76,9 @@ def test_a_version_of_a_node_comes_as_one_archive(federation: LocalFederation, t
             assert shown(pa.parquet.read_table(io.BytesIO(content))) == queried(federation, file["table"])
     assert {file["table"] for file in about["files"]} == {"neurons", "synapses"}
     assert about["content_hash"] == told["content_hash"]
+    nodes = federation.get("/v1/federation/clusters")
+    holder = {data["dataset"]: node["name"] for node in nodes for data in node["datasets"]}
+    assert about["announced_by"] == told["announced_by"] == holder["cook-2019-male"]
 
 
 def test_a_version_of_a_node_comes_in_every_format(federation: LocalFederation, tmp_path: Path) -> None:
@@ -143,6 +146,7 @@ def put_download(folder: Path) -> None:
         dataset_id=uuid4(),
         version=1,
         content_hash="ab" * 32,
+        announced_by="hub",
         format=ExportFormat.CSV,
         tables=("neurons",),
         status=JobStatus.COMPLETED,

@@ -51,6 +51,7 @@ class FileServer(http.server.ThreadingHTTPServer):
             "dataset_id": DOWNLOAD,
             "version": 2,
             "content_hash": "ab" * 32,
+            "announced_by": "worm-lab",
             "format": self.format,
             "folder": "worm-a-v2",
             "status": status,

@@ -69,6 +69,7 @@ def test_tables_come_into_a_folder_that_appears_when_it_is_whole(server: FileSer
 def test_what_was_fetched_is_told_as_json(server: FileServer) -> None:
     told = json.loads(download("worm-a", "--json").stdout)
     assert (told["dataset"], told["version"], told["format"]) == ("worm-a", 2, "tar.xz")
+    assert (told["content_hash"], told["announced_by"]) == ("ab" * 32, "worm-lab")
     assert told["files"] == [
         {
             "path": "worm-a-v2.tar.xz",

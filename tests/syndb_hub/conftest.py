@@ -246,9 +246,10 @@ class TwoNodes:
         self.health: Health = "healthy"
         self.more: list[ClusterView] = []
         self.held: list[PublishedVersion] = []
+        self.held_by_nodes: list[Holding] = []
 
     async def holdings(self) -> list[Holding]:
-        return [Holding(version, None) for version in self.held]
+        return [*self.held_by_nodes, *(Holding(version, None) for version in self.held)]
 
     async def clusters(self) -> list[ClusterView]:
         datasets = tuple(

@@ -63,6 +63,7 @@ class DownloadView(BaseModel):
     dataset_id: UUID
     version: int
     content_hash: str
+    announced_by: str
     format: ExportFormat
     tables: tuple[str, ...]
     folder: str

@@ -42,7 +42,7 @@ def archived(folder: Path) -> bytes:
         )
         files[path.name] = table, saved
         members.append(Member(path.name, path))
-    (folder / METADATA_FILE).write_bytes(metadata(VERSION, files))
+    (folder / METADATA_FILE).write_bytes(metadata(VERSION, "worm-lab", files))
     sink = io.BytesIO()
     write_archive(sink, "worm-a-v3", [*members, Member(METADATA_FILE, folder / METADATA_FILE)], VERSION.published_at)
     return sink.getvalue()

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -16,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import trio
+from pydantic import ValidationError
 
+from actors.directory import Health
 from syndb_common.errors import DeadlineExceeded, LimitExceeded, NotFound, PolicyRefused
 from syndb_common.exporting import ExportFormat
 from syndb_common.syql.plan import Scope
@@ -24,8 +27,10 @@ from syndb_common.tables.identity import dataset_id
 from syndb_common.tables.versions import DatasetMetadata, PublishedVersion
 from syndb_hub.auth import Right
 from syndb_hub.downloads import Downloads
+from syndb_hub.federation.targets import Holding
 from syndb_hub.jobs import JobStatus
 from syndb_hub.settings import JobSettings
+from tests.actors.federation_parts import cluster
 from tests.small_disk import enlarge, small_disk
 
 WORM = dataset_id("worm-a")
@@ -313,8 +318,40 @@ async def test_a_full_disk_is_said_leaves_nothing_and_then_it_works(hub, tmp_pat
             nursery.cancel_scope.cancel()
 
 
-async def test_the_nodes_are_asked_too(hub):
+async def test_rows_come_from_the_owner_and_from_nobody_who_claims_to_have_the_same(hub):
+    """A replica could announce the owner's content hash for rows of its own."""
+    early, late = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    claims = cluster("a-lab", health=Health.HEALTHY, record_facts={"registered_at": late})
+    owner = cluster("worm-lab", health=Health.DEGRADED, record_facts={"registered_at": early})
+    hub.federation.held_by_nodes = [Holding(version(2, synapses=2), node) for node in (claims, owner)]
+    hub.federation.held = []
     async with hub.client() as client:
-        await asked(client, version=1)
+        download = await asked(client, format="csv")
+        about = json.loads((await contents(client, download))["metadata.json"])
     (job,) = await hub.jobs.list()
-    assert (job.scope, job.require) == (Scope.FEDERATION, "all")
+    assert (job.scope, job.cluster_ids, job.require) == (Scope.REMOTE, (owner.record.id,), "all")
+    assert [told["announced_by"] for told in (download, about)] == ["worm-lab", "worm-lab"]
+    assert about["content_hash"] == f"{2:064x}"
+
+
+async def test_what_the_hub_itself_published_is_asked_of_no_node(hub):
+    replica = Holding(version(1, synapses=1), cluster("a-lab", health=Health.HEALTHY))
+    hub.federation.held_by_nodes = [replica]
+    async with hub.client() as client:
+        assert (await asked(client, version=1))["announced_by"] == "hub"
+    (job,) = await hub.jobs.list()
+    assert (job.scope, job.require) == (Scope.LOCAL, "all")
+
+
+@pytest.mark.parametrize("name", ["neurons WHERE dataset = 'other' --", "neurons, synapses", "names", "neurons\n"])
+async def test_a_table_is_one_of_ours_whatever_a_catalogue_says(hub, name):
+    claimed = version(2, synapses=2).model_copy(update={"row_counts": {name: 3, "synapses": 2}})
+    hub.federation.held = [claimed]
+    async with hub.client() as client:
+        for body in ({}, {"tables": [name]}):
+            answer = await client.post("/v1/neurodata/downloads", json={"dataset": "worm-a", **body})
+            assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+        assert (await asked(client, tables=["synapses"], format="csv"))["status"] == "completed"
+    assert all(text.startswith("SELECT * FROM synapses WHERE ") for text in hub.queries.asked)
+    with pytest.raises(ValidationError) if name != "names" else nullcontext():
+        PublishedVersion.model_validate(claimed.model_dump())
