@@ -27,6 +27,7 @@ from bench.result import Result, compared
 from demo.local import LocalFederation, local_federation
 from syndb_common.engine.interface import Limits
 from syndb_common.engine.local import LocalEngine
+from syndb_common.engine.records import COMMIT
 from syndb_common.tables import schema
 from syndb_common.tables.identity import dataset_id
 from syndb_common.tables.model import DATABASE
@@ -113,20 +114,7 @@ async def _publish(engine: LocalEngine, name: str, first: int, rows: int) -> Non
         "schema_version": schema.CURRENT,
         "published_at": datetime.now(UTC),
     }
-    await engine.insert("dataset_versions", pa.Table.from_pylist([commit], schema=_COMMIT))
-
-
-_COMMIT = pa.schema(
-    [
-        ("dataset_id", pa.string()),
-        ("version", pa.uint32()),
-        ("metadata", pa.string()),
-        ("row_counts", pa.map_(pa.string(), pa.uint64())),
-        ("content_hash", pa.string()),
-        ("schema_version", pa.uint32()),
-        ("published_at", pa.timestamp("ms", "UTC")),
-    ]
-)
+    await engine.insert("dataset_versions", pa.Table.from_pylist([commit], schema=COMMIT))
 
 
 def _start(federation: LocalFederation) -> None:

@@ -22,7 +22,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from syndb_common.engine.checks import content_hash
 from syndb_common.engine.interface import Limits
-from syndb_common.engine.records import RECORDS, Records
+from syndb_common.engine.records import COMMIT, RECORDS, Records
 from syndb_common.engine.work import Keeper
 from syndb_common.errors import Conflict, DataError, IncompleteResult, SynDBError, UnknownName
 from syndb_common.tables.model import DATABASE, TABLES
@@ -174,8 +174,8 @@ class Versions:
         with self._keeper.working(_LIMITS) as work:
             row = {**commit.model_dump(), "dataset_id": str(commit.dataset_id)}
             row["row_counts"] = list(commit.row_counts.items())
-            batch = pa.RecordBatch.from_pylist([row], schema=_COMMIT)
-            work.insert(f"{DATABASE}.dataset_versions", _COMMIT, [batch])
+            batch = pa.RecordBatch.from_pylist([row], schema=COMMIT)
+            work.insert(f"{DATABASE}.dataset_versions", COMMIT, [batch])
         return True
 
     def audit(self) -> pa.Table | None:
@@ -214,19 +214,6 @@ class Versions:
     def _select(self, sql: str) -> pa.Table:
         with self._keeper.working(_LIMITS, readonly=True) as work:
             return work.read_all(sql)
-
-
-_COMMIT = pa.schema(
-    [
-        ("dataset_id", pa.string()),
-        ("version", pa.uint32()),
-        ("metadata", pa.string()),
-        ("row_counts", pa.map_(pa.string(), pa.uint64())),
-        ("content_hash", pa.string()),
-        ("schema_version", pa.uint32()),
-        ("published_at", pa.timestamp("ms", "UTC")),
-    ]
-)
 
 
 def _id(commit: Commit) -> tuple[UUID, int]:
