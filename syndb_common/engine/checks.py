@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from uuid import UUID
 
 from syndb_common.engine.work import Work
@@ -141,11 +142,26 @@ def content_hash(work: Work, staging: Mapping[str, str]) -> str:
     """
     digests = {}
     for name, place in sorted(staging.items()):
-        columns = ", ".join(column.name for column in TABLES[name].columns if column.name != "version")
-        row = f"sipHash128(formatRow('RowBinary', {columns}))"
+        row = f"sipHash128({_row_binary(work, name, place)})"
         (found,) = work.read_all(
             f"SELECT count() AS n, hex(sum(reinterpretAsUInt128({row}))) AS d FROM {place}"
         ).to_pylist()
         if found["n"]:
             digests[name] = [found["n"], found["d"]]
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def _row_binary(work: Work, name: str, place: str) -> str:
+    """All columns but the version in RowBinary, as SQL.
+
+    Most sources fill few of the columns. Those without any value are not formatted row by row, which would take a third
+    of the time: their byte, which says that the value is missing, is a constant.
+    """
+    columns = [column for column in TABLES[name].columns if column.name != "version"]
+    counted = [f"count({column.name}) AS {column.name}" for column in columns if column.nullable]
+    (values,) = work.read_all(f"SELECT {', '.join(counted)} FROM {place}").to_pylist()
+    pieces = ["''", "''"]  # concat wants two
+    for empty, run in groupby(columns, lambda column: values.get(column.name) == 0):
+        names = [column.name for column in run]
+        pieces.append(f"unhex('{'01' * len(names)}')" if empty else f"formatRow('RowBinary', {', '.join(names)})")
+    return f"concat({', '.join(pieces)})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,6 +18,7 @@ from syndb_common.engine.checks import ROW_ID
 from syndb_common.engine.local import LocalEngine
 from syndb_common.flight.uploads import Publish, PublishResult, Put
 from syndb_common.tables.identity import dataset_id, row_id
+from syndb_common.tables.model import TABLES
 from syndb_common.tables.versions import DatasetMetadata
 from tests.syndb_common.flight.uploading import RawClient, target_of
 
@@ -69,6 +72,15 @@ def _changed(row: dict[str, Any], column: str) -> dict[str, Any]:
     return {**row, column: 1 if value != 1 else None}
 
 
+async def _defined(engine: LocalEngine, dataset: UUID, count: int) -> str:
+    """The hash of a version 1 of some neurons, word for word as it is defined."""
+    columns = ", ".join(column.name for column in TABLES["neurons"].columns if column.name != "version")
+    digest = f"sum(reinterpretAsUInt128(sipHash128(formatRow('RowBinary', {columns}))))"
+    mine = f"dataset_id = toUUID('{dataset}') AND version = 1"
+    answer = await engine.query(f"SELECT hex({digest}) AS d FROM syndb.neurons WHERE {mine}")
+    return hashlib.sha256(json.dumps({"neurons": [count, answer.table["d"][0].as_py()]}).encode()).hexdigest()
+
+
 async def test_the_content_hash_is_that_of_the_rows_however_they_came(engine: LocalEngine) -> None:
     with RawClient(target_of(engine)) as client:
 
@@ -77,6 +89,7 @@ async def test_the_content_hash_is_that_of_the_rows_however_they_came(engine: Lo
         def holds(rows: list[dict[str, Any]], chance: random.Random, column: str) -> None:
             name = f"d{uuid4().hex}"
             content = _publish(client, name, rows, chance)
+            assert content == trio.from_thread.run(_defined, engine, dataset_id(name), len(rows))
             assert _publish(client, name, rows, chance) == content
             assert _publish(client, name, [_changed(rows[0], column), *rows[1:]], chance) != content
             assert _publish(client, name, [*rows, {**rows[0], "source_id": "one more row"}], chance) != content
