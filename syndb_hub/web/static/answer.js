@@ -3,7 +3,7 @@
 import { bytes, element, number, plural } from "./dom.js";
 import { MOST_BARS, bars } from "./plot.js";
 
-const FORMATS = ["csv", "json", "parquet", "arrow"];
+const FORMATS = ["csv", "json", "parquet", "arrow", "tar.xz"];
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const NUMERIC = /^(u?int\d+|float|double|halffloat|decimal.*)$/;
 

@@ -33,4 +33,14 @@ async function request(path, { method = "GET", body, signal } = {}) {
 
 export const get = async (path) => (await request(path)).json();
 export const post = async (path, body, signal) => (await request(path, { method: "POST", body, signal })).json();
-export const download = async (path) => (await request(path)).blob();
+
+const MOST_ATTEMPTS = 120; // each waits half a minute at the hub
+
+export async function download(path) {
+  for (let attempt = 0; attempt < MOST_ATTEMPTS; attempt += 1) {
+    const response = await request(path);
+    if (response.status !== 202) return response.blob(); // 202: the hub is making the file
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+  throw new Problem({ error: "the hub has not made the file within an hour", hint: "It goes on: try again later." });
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -210,10 +211,19 @@ async def test_a_hub_without_such_data_says_how_to_ask_the_nodes(visit):
     await visit(story)
 
 
-async def test_a_result_can_be_downloaded(visit):
+async def test_a_result_can_be_downloaded_also_when_the_hub_has_to_make_the_file_first(visit):
+    early = [202]
+
+    def making(route: Any) -> None:
+        if early:
+            route.fulfill(status=early.pop(), json={"status": "running"})
+        else:
+            route.continue_()
+
     def story(visit: Visit) -> None:
         visit.sign_in()
         visit.ask(QUERY)
+        visit.page.route(re.compile("format=csv"), making)
         with visit.page.expect_download() as download:
             visit.page.get_by_role("button", name="Download as csv").click()
         assert download.value.path().read_text().startswith("dataset,synapses\n")
