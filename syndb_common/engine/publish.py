@@ -188,20 +188,20 @@ class Uploads:
             upload = self._get(upload_id)
             if upload.record.state != "open" or shape_table is None or table not in upload.record.begin.tables:
                 raise Conflict(f"this upload takes no rows for {table[:100]}")
-            upload.enter(sending=True)
+            upload.enter(sender := object())
         try:
             shape = RowShape(shape_table, schema)
-            stream, turn = self._stream(upload, stream_id or uuid4(), table, shape, resumable=resumable)
+            stream, turn = self._stream(upload, sender, stream_id or uuid4(), table, shape, resumable=resumable)
             return self._store(upload, stream, turn, shape, incoming, stored)
         except BaseException as error:
             if not resumable or isinstance(error, DataError):
                 self.abort(upload_id)
             raise
         finally:
-            upload.leave(sending=True)
+            upload.leave(sender)
 
     def _stream(
-        self, upload: Staged, stream_id: UUID, table: str, shape: RowShape, *, resumable: bool
+        self, upload: Staged, sender: object, stream_id: UUID, table: str, shape: RowShape, *, resumable: bool
     ) -> tuple[StagedStream, int]:
         with upload.changing:
             stream = upload.streams.get(stream_id)
@@ -212,7 +212,7 @@ class Uploads:
                 self._records.save(upload.id, upload.record)
             elif (stream.record.table, stream.record.ids) != (table, shape.brings_ids):
                 raise Conflict(f"this stream is one of {stream.record.table}, with other columns")
-            return stream, stream.take_over()
+            return stream, upload.take_over(stream, sender)
 
     def _store(
         self,

@@ -36,11 +36,13 @@ class StagedStream:
 
     Attributes:
         writing: held by whoever stores rows or reads the position.
+        sender: the newest call that brings its rows.
     """
 
     def __init__(self, keeper: Keeper, place: str, record: StreamRecord) -> None:
         self.record = record
         self.writing = threading.Lock()
+        self.sender: object = None
         self._keeper = keeper
         self._place = place
         self._turn = 0
@@ -111,7 +113,7 @@ class Staged:
 
     Attributes:
         active: calls under way for it.
-        sending: those of them that bring rows.
+        sending: those of them that bring rows, without those whose stream goes on in a later one.
         changing: held by whoever adds a stream.
         dropped: whether it is gone.
         committing: tag of the work that writes its commit row and may still be going on.
@@ -123,7 +125,7 @@ class Staged:
         self.id = upload_id
         self.record = record
         self.active = 0
-        self.sending = 0
+        self.sending: set[object] = set()
         self.changing = threading.Lock()
         self.dropped = False
         self.committing: str | None = None
@@ -144,17 +146,25 @@ class Staged:
         """Something was done with it."""
         self._touched = self._clock()
 
-    def enter(self, *, sending: bool = False) -> None:
+    def enter(self, sender: object = None) -> None:
         """A call begins; :meth:`leave` must follow."""
         with self._count:
             self.active += 1
-            self.sending += sending
+            if sender is not None:
+                self.sending.add(sender)
 
-    def leave(self, *, sending: bool = False) -> None:
+    def take_over(self, stream: StagedStream, sender: object) -> int:
+        """The turn of a new connection of a stream; the one before sends nothing more, whenever it notices."""
+        with self._count:
+            self.sending.discard(stream.sender)
+            stream.sender = sender
+        return stream.take_over()
+
+    def leave(self, sender: object = None) -> None:
         """A call has ended."""
         with self._count:
             self.active -= 1
-            self.sending -= sending
+            self.sending.discard(sender)
         self.touch()
 
     def begun_for(self, dataset: UUID) -> bool:

@@ -1,8 +1,9 @@
-"""An insert whose answer is lost, while the server goes on with it: nothing is doubled, and no version is empty."""
+"""Connections lost in the middle of an upload, to the server or to the client: nothing is doubled, no version empty."""
 
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,7 +18,7 @@ from syndb_common.engine.publish import Uploads
 from syndb_common.engine.server_backend import ServerBackend, ServerConnection
 from syndb_common.engine.settings import Server
 from syndb_common.engine.work import Keeper
-from syndb_common.errors import EngineUnavailable
+from syndb_common.errors import Conflict, EngineUnavailable
 from syndb_common.flight.uploads import Begin
 from syndb_common.tables import schema
 from syndb_common.tables.identity import dataset_id
@@ -137,3 +138,25 @@ def test_a_batch_that_was_not_answered_is_stored_once(uploads: Uploads, keeper: 
     assert uploads.status(upload).streams[stream] == said
     _send(uploads, upload, stream)
     assert uploads.publish(upload).row_counts == {"neurons": ROWS.num_rows}
+
+
+def test_who_has_taken_over_the_last_stream_may_publish_at_once(uploads: Uploads) -> None:
+    upload, stream = _begin(uploads, "taken-over"), uuid4()
+    stored, silent = threading.Event(), threading.Event()
+
+    def lost_connection() -> Iterator[tuple[int, pa.RecordBatch]]:
+        yield 0, ROWS
+        silent.wait(60)
+
+    def before() -> None:
+        with suppress(Conflict):
+            uploads.append(upload, "neurons", stream, ROWS.schema, lost_connection(), lambda seq, rows: stored.set())
+
+    thread = threading.Thread(target=before)
+    thread.start()
+    assert stored.wait(60)
+    assert uploads.append(upload, "neurons", stream, ROWS.schema, iter([])) == ROWS.num_rows
+    result = uploads.publish(upload)  # the connection before may not have noticed yet
+    assert result.row_counts == {"neurons": ROWS.num_rows}
+    silent.set()
+    thread.join(60)
