@@ -24,6 +24,7 @@ from actors.runtime import ActorError, ActorRef
 from syndb_common.errors import ConfigError, DeadlineExceeded, PeerUnavailable, SynDBError, Unavailable
 from syndb_common.messages import HealthPing, HealthReport
 from syndb_common.syql import Scope
+from syndb_common.tables.model import TABLES
 from syndb_common.tables.versions import PublishedVersion
 from syndb_hub.federation.answers import Queries
 from syndb_hub.federation.fan_out import no_flight
@@ -155,9 +156,9 @@ class Checks:
             return "nothing to ask for: the node shares none of its data sets (policy.share = none)"
         for version in sorted(shared, key=lambda version: cluster.sharing.get(version.dataset_id) != "rows"):
             for table, rows in version.row_counts.items():
-                if rows:
+                if rows and table in TABLES:
                     return version, table
-        return "nothing to ask for: its data sets have no rows"
+        return "nothing to ask for: its data sets have no rows in tables that this hub knows"
 
     async def _ping(self, cluster: Cluster) -> HealthReport:
         if cause := why_not_asked(cluster):

@@ -234,6 +234,7 @@ async def test_a_node_that_takes_no_part_is_not_asked(setting: Setting, standing
         ({"versions": ()}, "has published no data set"),
         ({"sharing": {WORM.dataset_id: "none"}}, "shares none of its data sets"),
         ({"versions": (published("worm", synapses=0),)}, "have no rows"),
+        ({"versions": (published("worm", a_table_of_later=3),)}, "have no rows in tables that this hub knows"),
     ],
 )
 async def test_a_node_that_has_nothing_to_ask_for_is_not_said_to_pass(
