@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from uuid import UUID, uuid5
 
 import typer
 
+from syndb_cli.background import in_background
 from syndb_cli.client import config_folder
 from syndb_cli.downloading import which
 from syndb_cli.options import DashedGroup
@@ -60,7 +62,9 @@ def upload_command(
         rows = {name: _rows(name, path) for name, path in files.items()}
         try:
             with bars() as progress:
-                result = upload(_target(config), described, dataset, rows, progress, key=key)
+                target = _target(config)
+                sending = partial(upload, target, described, dataset, rows, progress, key=key)
+                result = in_background(sending, "upload").result()
         except KeyboardInterrupt:
             note("What was sent is kept for a day: repeat the command to go on.")
             raise
@@ -92,7 +96,7 @@ def delete_command(
         what = f"version {version} of {name}" if version else f"all versions of {name}"
         if not yes:
             _ask(f"Delete {what} for ever?")
-        deleted = delete(target, dataset_id, version)
+        deleted = in_background(partial(delete, target, dataset_id, version), "delete").result()
         if as_json:
             show_json({"dataset_id": str(dataset_id), "versions": list(deleted.versions)})
         else:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
 
+from syndb_cli.background import in_background
 from syndb_cli.etl.source import Extract, Progress
 from syndb_common.errors import Cancelled, SynDBError
 from syndb_common.flight.uploader import UploadTarget, upload
@@ -29,7 +29,6 @@ def publish(target: UploadTarget, extract: Extract, tables: Sequence[str], progr
     kept = {name: extract.tables[name] for name in tables}
     name = extract.metadata.dataset
     stopping, all_sent = threading.Event(), threading.Event()
-    outcome: Future[PublishResult] = Future()
 
     def on_rows(table: str, done: int, total: int) -> None:
         if stopping.is_set():
@@ -38,13 +37,7 @@ def publish(target: UploadTarget, extract: Extract, tables: Sequence[str], progr
             all_sent.set()
         progress(f"uploading {name}: {table}", done, total)
 
-    def work() -> None:
-        try:
-            outcome.set_result(upload(target, extract.metadata, extract.dataset_id, kept, on_rows))
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, name="upload", daemon=True).start()
+    outcome = in_background(lambda: upload(target, extract.metadata, extract.dataset_id, kept, on_rows), "upload")
     try:
         return outcome.result()
     except KeyboardInterrupt:

@@ -1,6 +1,8 @@
 """``syndb dataset``: files in, versions out, against a real engine."""
 
 import json
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -13,6 +15,7 @@ import trio
 
 from syndb_common.engine.local import LocalEngine
 from syndb_common.flight.settings import FlightSettings
+from syndb_common.flight.tls import ensure_certificate
 from syndb_common.tables.identity import dataset_id, row_id
 from syndb_common.tables.schema import apply, migrations
 from tests.syndb_common.flight.uploading import free_port, rows
@@ -77,6 +80,27 @@ async def test_files_become_a_version_which_can_be_deleted(engine: LocalEngine, 
     assert once_more.returncode == 5
     after = await _run(tmp_path, "upload", str(tmp_path / "fly.json"), *files, "--json")
     assert json.loads(after.stdout)["version"] == 2
+
+
+def test_ctrl_c_ends_an_upload_to_a_node_that_does_not_answer(tmp_path: Path) -> None:
+    (tmp_path / "fly.json").write_text('{"dataset": "fly"}')
+    pq.write_table(pa.table({"source_id": ["a"]}), tmp_path / "neurons.parquet")
+    engine = tmp_path / "node" / "engine"
+    engine.mkdir(parents=True)
+    ensure_certificate(engine / "tls")
+    (engine / "upload-token").write_text("token")
+    with socket.create_server(("127.0.0.1", 0)) as stalled:
+        config = tmp_path / "node.toml"
+        config.write_text(CONFIG.format(folder=tmp_path / "node", port=stalled.getsockname()[1]))
+        words = ["upload", str(tmp_path / "fly.json"), f"--table=neurons={tmp_path / 'neurons.parquet'}"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "syndb_cli.main", "dataset", *words, "--config", str(config)], stderr=subprocess.PIPE
+        )
+        connection, _ = stalled.accept()
+        with connection:
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=15)  # gRPC itself would wait for 20 seconds
+    assert (process.returncode, b"repeat the command" in said, b"Traceback" in said) == (130, True, False), said
 
 
 @pytest.mark.parametrize(
