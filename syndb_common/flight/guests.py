@@ -1,8 +1,8 @@
 """Who has shown a credential, by connection: whoever has not may take little room, and for a short time.
 
 gRPC takes in a call before anybody can ask whose it is, one message of any size for most of them, and any number of
-calls and connections. A connection without a call of a known caller is therefore closed when it is silent, old, or has
-sent more than a question needs; so is the one that brings more than all of them together may.
+calls and connections. A connection is therefore closed that had no call of a known caller for a while, and one that
+never had one as soon as it, or all of them together, have brought too much.
 """
 
 from __future__ import annotations
@@ -18,15 +18,11 @@ from syndb_common.clients import rate_key
 from syndb_common.flight.settings import FlightLimits
 from syndb_common.flight.sockets import Address, Connection, address_of
 
-STRANGE_BYTES: Final = 1024**2
-"""What may come over a connection between two calls of known callers: a handshake, and a query of the largest size."""
+STRANGE_BYTES: Final = 8 * 1024**2
+"""What may come over a connection before the first call of a known caller. gRPC takes in 4 MiB of an upload before it
+asks here whose it is, and much more of the next ones on the same connection."""
 
-EARLY_SECONDS: Final = 5.0
-EARLY_BYTES: Final = 32 * 1024**2
-"""For how long more may come, and how much: gRPC takes in some megabytes of an upload before it asks here whose it is,
-and on a busy machine that takes a while."""
-
-ALL_STRANGE_BYTES: Final = 128 * 1024**2
+ALL_STRANGE_BYTES: Final = 64 * 1024**2
 """What may come so over all connections together. gRPC was seen to take seven times the size of a message."""
 
 
@@ -36,15 +32,11 @@ class _Guest:
 
     Attributes:
         since: when it was first seen, or last had a call of a known caller.
-        before: bytes that had come by then.
-        small_at: when it was last seen with few bytes since then.
         calls: of known callers that are under way.
         known: whether it ever had one.
     """
 
     since: float
-    small_at: float
-    before: int = 0
     calls: int = 0
     known: bool = False
     just_called: bool = False
@@ -68,7 +60,7 @@ class Guests:
         """A call of a known caller has come; what is returned has to be called when it is over."""
         address = address_of(peer)
         with self._lock:
-            guest = self._guests.setdefault(address, _Guest(self._clock(), self._clock()))
+            guest = self._guests.setdefault(address, _Guest(self._clock()))
             guest.calls += 1
             guest.known = True
 
@@ -79,25 +71,25 @@ class Guests:
 
         return leave
 
-    def unwanted(self, found: Mapping[Address, Connection]) -> set[Address]:
-        """Connections to close, of all that were ``found``. Called by one thread."""
+    def unwanted(self, found: Mapping[Address, Connection], *, awaited: bool = False) -> set[Address]:
+        """Connections to close, of all that were ``found``. Called by one thread.
+
+        ``awaited`` says that an upload was let in and gRPC has not told yet over which connection: it may bring much.
+        """
         now = self._clock()
         with self._lock:
             self._guests = {key: guest for key, guest in self._guests.items() if guest.calls or key in found}
             idle = {}
-            for address, connection in found.items():
-                guest = self._guests.setdefault(address, _Guest(now, now))
+            for address in found:
+                guest = self._guests.setdefault(address, _Guest(now))
                 if guest.calls or guest.just_called:
-                    guest.since, guest.before, guest.just_called = now, connection.received, False
-                if connection.received - guest.before <= STRANGE_BYTES:
-                    guest.small_at = now
+                    guest.since, guest.just_called = now, False
                 if not guest.calls:
                     idle[address] = guest
-        sent = {address: found[address].received - guest.before for address, guest in idle.items()}
+        sent = {address: found[address].received for address, guest in idle.items() if not guest.known}
         late = {address for address, guest in idle.items() if now - guest.since > self._limits.stall_seconds}
-        large = {address for address, guest in idle.items() if now - guest.small_at > EARLY_SECONDS}
-        large |= {address for address, size in sent.items() if size > EARLY_BYTES}
-        return late | large | _beyond(sent) | self._crowd(idle, len(found))
+        large = {address for address, size in sent.items() if size > STRANGE_BYTES} | _beyond(sent)
+        return late | (set() if awaited else large) | self._crowd(idle, len(found))
 
     def _crowd(self, idle: Mapping[Address, _Guest], connections: int) -> set[Address]:
         """The connections beyond what may be there: strangers first, of the hosts with most, who have been longest."""

@@ -27,6 +27,9 @@ MAX_CLIENTS = 10_000
 LEAST_BYTES = 16 * 1024
 """What has to go over a connection to count as movement: more than pings and the like."""
 
+AWAITED_SECONDS = 5.0
+"""How long the first message of a stream may make the server expect much: one that is later has been forgotten."""
+
 OWN_SHARE = 4
 """The federation's own streams find room when users fill all but one part in so many."""
 
@@ -43,6 +46,7 @@ class Stream:
     def __init__(self, streams: Streams, client: str, *, own: bool) -> None:
         self.client = client
         self.own = own
+        self.opened = streams.now()
         self.address: Address | None = None
         self.waits_since: float | None = None
         self._streams = streams
@@ -83,6 +87,12 @@ class Streams:
         self._open: set[Stream] = set()
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
+
+    def awaited(self) -> bool:
+        """Whether somebody was let in a moment ago whose first message has not come, or is being handed over."""
+        since = self.now() - AWAITED_SECONDS
+        with self._lock:
+            return any(stream.address is None and stream.opened > since for stream in self._open)
 
     def still(self, found: Mapping[Address, Connection]) -> set[Address]:
         """Who has kept every one of their streams waiting for longer than they may. Called by one thread.

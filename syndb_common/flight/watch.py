@@ -53,7 +53,8 @@ class Watch:
     def _look(self) -> None:
         with self._a_file():
             found = connected(self._port)
-            for address in self._streams.still(found) | self._guests.unwanted(found):
+            unwanted = self._guests.unwanted(found, awaited=self._streams.awaited())
+            for address in self._streams.still(found) | unwanted:
                 found[address].cut()
 
     @contextmanager

@@ -16,9 +16,10 @@ from pyarrow import flight
 
 from syndb_common.errors import InvalidRequest, Unauthenticated
 from syndb_common.flight import sql
-from syndb_common.flight.guests import ALL_STRANGE_BYTES, EARLY_BYTES, EARLY_SECONDS, STRANGE_BYTES, Guests
+from syndb_common.flight.guests import ALL_STRANGE_BYTES, STRANGE_BYTES, Guests
 from syndb_common.flight.settings import FlightLimits
 from syndb_common.flight.sockets import Address, Connection
+from syndb_common.flight.streams import AWAITED_SECONDS, Streams
 from syndb_common.flight.wire import from_flight
 from tests.syndb_common.flight.peer import OURS, UNAUTHENTICATED, UNIMPLEMENTED, Peer
 from tests.syndb_common.flight.served import Served, served
@@ -118,37 +119,39 @@ def _connections(received: dict[str, int]) -> dict[Address, Connection]:
 
 def test_what_all_strangers_send_together_is_bounded() -> None:
     guests = Guests(FlightLimits())
-    half, count = EARLY_BYTES // 2, 40
+    half, count = STRANGE_BYTES // 2, 40
     unwanted = guests.unwanted(_connections({f"10.0.0.{n}:1": half + n for n in range(count)}))
     kept = count - len(unwanted)
     assert unwanted == {(f"10.0.0.{n}", 1) for n in range(kept, count)}  # those who have sent most
-    assert ALL_STRANGE_BYTES - EARLY_BYTES < kept * half <= ALL_STRANGE_BYTES
+    assert ALL_STRANGE_BYTES - STRANGE_BYTES < kept * half <= ALL_STRANGE_BYTES
 
 
-def test_a_connection_with_a_call_of_somebody_known_may_bring_anything() -> None:
+def test_a_connection_that_showed_a_credential_may_bring_anything_and_stay_a_while() -> None:
     now = 0.0
     guests = Guests(FlightLimits(stall_seconds=10.0), clock=lambda: now)
     leave = guests.enter("ipv4:10.0.0.1:1")
+    found = _connections({"10.0.0.1:1": 10**9, "10.0.0.2:1": STRANGE_BYTES, "10.0.0.3:1": STRANGE_BYTES + 1})
+    assert guests.unwanted(found) == {("10.0.0.3", 1)}
     now = 100.0
-    assert guests.unwanted(_connections({"10.0.0.1:1": 10**9})) == set()
+    assert ("10.0.0.1", 1) not in guests.unwanted(found)
     leave()
-    assert guests.unwanted(_connections({"10.0.0.1:1": 10**9 + 5})) == set()
-    now = 105.0
-    assert guests.unwanted(_connections({"10.0.0.1:1": 10**9 + 5 + EARLY_BYTES})) == set()
-    assert guests.unwanted(_connections({"10.0.0.1:1": 10**9 + 6 + EARLY_BYTES})) == {("10.0.0.1", 1)}
+    assert ("10.0.0.1", 1) not in guests.unwanted(found)
+    now = 110.0
+    assert ("10.0.0.1", 1) not in guests.unwanted(found)
     now = 111.0
-    assert guests.unwanted(_connections({"10.0.0.1:1": 10**9 + 5})) == {("10.0.0.1", 1)}
+    assert guests.unwanted(found) == set(found)
 
 
-def test_an_upload_may_come_a_while_before_anybody_is_asked_whose_it_is() -> None:
-    now = 10.0
-    guests = Guests(FlightLimits(), clock=lambda: now)
-    assert guests.unwanted(_connections({"10.0.0.1:1": 0, "10.0.0.2:1": 0})) == set()
-    early = _connections({"10.0.0.1:1": 10**7, "10.0.0.2:1": STRANGE_BYTES})
-    now = 9.9 + EARLY_SECONDS
-    assert guests.unwanted(early) == set()
-    now = 10.1 + EARLY_SECONDS
-    assert guests.unwanted(early) == {("10.0.0.1", 1)}
+def test_an_upload_may_bring_much_before_it_is_told_over_which_connection() -> None:
+    now = 0.0
+    streams, guests = Streams(LIMITS, clock=lambda: now), Guests(FlightLimits(), clock=lambda: now)
+    found = _connections({f"10.0.0.{n}:1": ALL_STRANGE_BYTES for n in range(2)})
+    streams.open("uploader")
+    assert guests.unwanted(found, awaited=streams.awaited()) == set()
+    now = AWAITED_SECONDS  # whoever has a credential does not open the door for strangers by saying nothing
+    assert guests.unwanted(found, awaited=streams.awaited()) == set(found)
+    streams.open("another").address = ("10.0.0.0", 1)
+    assert guests.unwanted(found, awaited=streams.awaited()) == set(found)
 
 
 def test_a_crowd_gives_way_before_whoever_is_known_and_whoever_is_alone() -> None:
