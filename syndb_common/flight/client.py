@@ -16,7 +16,7 @@ from pyarrow import flight
 
 from syndb_common.engine.interface import Scan
 from syndb_common.errors import Cancelled, IncompleteResult, InvalidRequest, LimitExceeded
-from syndb_common.flight.allocation import keep_freed_memory
+from syndb_common.flight.allocation import GIVEN_BACK_AFTER_BYTES, give_back, keep_freed_memory
 from syndb_common.flight.settings import is_location
 from syndb_common.flight.tls import server_name
 from syndb_common.flight.wire import end_of, from_flight
@@ -96,7 +96,7 @@ class Reading:
             LimitExceeded: more than ``max_bytes`` came, or the query reached a limit of its own.
             DeadlineExceeded, PeerUnavailable, NotFound: no answer in time, no server, no such ticket.
         """
-        rows = size = 0
+        rows = size = given_back = 0
         try:
             with connect(self._endpoint.location, self._endpoint.certificate) as client:
                 reader = self._open(client)
@@ -108,6 +108,10 @@ class Reading:
                         if size > self._max_bytes:
                             raise LimitExceeded(f"the result is larger than {self._max_bytes} bytes")
                         yield chunk.data
+                        if size - given_back > GIVEN_BACK_AFTER_BYTES:
+                            given_back = size
+                            del chunk
+                            give_back()
                 finally:
                     reader.cancel()
         except StopIteration:
