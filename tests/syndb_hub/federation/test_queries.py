@@ -109,7 +109,7 @@ async def test_parts_are_merged_and_the_answer_says_where_it_comes_from(federati
         ("fly", 1, "fly"),
     }
     assert len({message.query_id for message in federation.questions}) == 1
-    assert {message.seconds for message in federation.questions} == {20}
+    assert all(19 < message.seconds <= 20 for message in federation.questions)
 
 
 async def test_a_missing_node_is_named_and_the_answer_is_not_called_complete(federation: Federation) -> None:
