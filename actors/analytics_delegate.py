@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from actors.catalogue import Catalogue
-from actors.delivering import Deliverer, Taker
+from actors.delivering import DELIVERY_SECONDS, Deliverer, Taker
 from actors.runtime import Actor, handle
 from syndb_common import tracing
 from syndb_common.engine.interface import INLINE_BYTES, Answer, Engine, Limits
@@ -175,7 +175,7 @@ class AnalyticsDelegate(Actor):
             if self._deliverer is None or message.push_to is None or message.push_to.ticket is None:
                 await self._engine.cancel(query_id)
                 raise InvalidRequest("the part cannot be delivered: the question does not say where to")
-            self._deliverer.start(part, taker, message.push_to, seconds=message.seconds, query_id=query_id)
+            self._deliverer.start(part, taker, message.push_to, seconds=DELIVERY_SECONDS, query_id=query_id)
             return AnalyticsResult(pushed=True)
         endpoint = FlightEndpoint(location=part.location, certificate=part.certificate, ticket=part.ticket)
         return AnalyticsResult(endpoint=endpoint)

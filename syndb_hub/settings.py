@@ -70,7 +70,10 @@ class FederationSettings(Settings):
         512, ge=64, le=16_384, description="connections of nodes and strangers at once: some more than there are nodes"
     )
     delegation_timeout_seconds: Annotated[float, Env("FEDERATION_DELEGATION_TIMEOUT_SECS")] = Field(
-        30.0, gt=0, le=86_400, description="how long nodes may take for their part of a query"
+        30.0,
+        gt=0,
+        le=86_400,
+        description="how long nodes may take for their part of a query, or for the first rows of one that streams",
     )
     ping_interval_seconds: float = Field(
         2.0, gt=0, description="between health pings of one node: a change of its catalogue is seen within this time"

@@ -1,12 +1,16 @@
 """Send each holder its part of a plan and collect what comes back, side by side.
 
 A part fails alone: by refusal, by its deadline, or at once when the health monitor sees that its node is gone, so
-that a killed node costs a few seconds and not the caller's whole deadline.
+that a killed node costs a few seconds and not the caller's whole deadline. A part that is kept whole has its deadline.
+One that streams has it until its first rows come; it is then moved on as long as rows of the answer come, whoever
+sends them, since who is read in order waits for the others. So a result of any size may take its time, and one that
+stands still may not.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 LEAST_SECONDS = 0.001
 """What is left of a deadline that has just passed: the enclosing one ends the wait."""
+LOOKS_WITHIN_DEADLINE = 4
+"""How often within its deadline is looked whether rows of a part came."""
 CANCEL_SECONDS = 2.0
 """How long telling a node to stop may take; it notices the closed stream by itself as well."""
 ON_THE_WAY = (PeerUnavailable, IncompleteResult, DeadlineExceeded)
@@ -68,13 +74,19 @@ class _Asking:
     """One question to all holders: what its parts have in common.
 
     Attributes:
+        seconds: how long a part may show no sign of life.
+        until: when all of it has to be there, by trio's clock.
         secret: whoever presents it may read the parts; drawn for this question only.
         union: where the rows go as they come; None when parts are kept and merged.
+        waits: the deadlines of parts that stream.
     """
 
     query_id: UUID
     budget: Budget
     union: Union | None
+    seconds: float
+    until: float
+    waits: dict[int, tuple[trio.CancelScope, Gathering]] = field(default_factory=dict)
     secret: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
     @property
@@ -85,6 +97,23 @@ class _Asking:
     def gathering(self, target: Target, index: int) -> Gathering:
         """Takes the part of a holder."""
         return Whole(target.plan) if self.union is None else Streamed(self.union, index)
+
+    def stream_seconds(self, until: float) -> float:
+        """How long a part may take to come, of which the caller waits for the first rows ``until`` then."""
+        return _left(until if self.union is None else self.until)
+
+    async def move_deadlines(self) -> None:
+        """Move on the deadlines of parts that have begun, as long as rows of the answer come; until cancelled."""
+        seen = 0
+        while True:
+            await trio.sleep(self.seconds / LOOKS_WITHIN_DEADLINE)
+            now = sum(gathering.rows for _, gathering in self.waits.values())
+            if now == seen:
+                continue
+            seen = now
+            for scope, gathering in self.waits.values():
+                if gathering.rows:
+                    scope.deadline = min(trio.current_time() + self.seconds, self.until)
 
     def check(self) -> None:
         """Nothing, or what ends the whole question.
@@ -126,30 +155,47 @@ class FanOut:
     own_flight: Callable[[], str] = lambda: ""
 
     async def ask(
-        self, targets: Sequence[Target], query_id: UUID, seconds: float, union: Union | None = None
+        self,
+        targets: Sequence[Target],
+        query_id: UUID,
+        seconds: float,
+        union: Union | None = None,
+        *,
+        at_most: float = math.inf,
     ) -> list[Part]:
         """One part per target, in their order; errors of single parts are in the parts.
 
         With a ``union`` the rows of complete parts are in it afterwards, and of other parts nothing.
+
+        Args:
+            targets: the holders.
+            query_id: names the question at all of them.
+            seconds: for a part; with a ``union`` for its first rows, and for every pause after them.
+            union: where rows go as they come.
+            at_most: seconds for all rows of a ``union``.
 
         Raises:
             LimitExceeded: the parts are too large together. It ends the work at every holder.
             Unavailable: the rows could not be written; likewise.
         """
         parts: dict[int, Part] = {}
-        asking = _Asking(query_id, Budget(self.max_bytes), union)
+        asking = _Asking(query_id, Budget(self.max_bytes), union, seconds, trio.current_time() + at_most)
         if union is not None:
             await trio.to_thread.run_sync(union.open, limiter=checkers)
 
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as minding:
+            if union is not None:
+                minding.start_soon(asking.move_deadlines)
+            async with trio.open_nursery() as nursery:
 
-            async def one(index: int, target: Target) -> None:
-                parts[index] = await self._part(target, index, asking, seconds)
-                if asking.lost:
-                    nursery.cancel_scope.cancel()
+                async def one(index: int, target: Target) -> None:
+                    parts[index] = await self._part(target, index, asking, seconds)
+                    if asking.lost:
+                        nursery.cancel_scope.cancel()
 
-            for index, target in enumerate(targets):
-                nursery.start_soon(one, index, target)
+                for index, target in enumerate(targets):
+                    nursery.start_soon(one, index, target)
+            minding.cancel_scope.cancel()
         asking.check()
         return [parts[index] for index in range(len(targets))]
 
@@ -157,7 +203,9 @@ class FanOut:
         began = trio.current_time()
         gathering = asking.gathering(target, index)
         try:
-            with trio.fail_after(seconds):
+            with trio.fail_after(seconds) as wait:
+                if asking.union is not None:
+                    asking.waits[index] = wait, gathering
                 part = await self._ask(target, gathering, asking, seconds)
                 if part.table is not None and needs_care(part.table):
                     asking.budget.give_back(part.table.nbytes)
@@ -166,7 +214,8 @@ class FanOut:
                     part = await self._ask(careful, asking.gathering(careful, index), asking, left)
                 return part
         except trio.TooSlowError:
-            error: SynDBError = DeadlineExceeded(f"no answer within {seconds:g} s")
+            what = "no more rows" if gathering.rows else "no answer"
+            error: SynDBError = DeadlineExceeded(f"{what} within {seconds:g} s")
         except SynDBError as failed:
             error = failed
         # Also what a reader adds that has not noticed yet that nobody waits for it: the part is closed to it.
@@ -201,7 +250,8 @@ class FanOut:
             table = await take(gathering, answer.table)
             return _answered(target, gathering, table, answer.scan.seconds, answer.scan)
         endpoint = FlightEndpoint(location=self.own_flight(), certificate=answer.certificate, ticket=answer.ticket)
-        table, scan = await read(endpoint, asking.secret, gathering, asking.budget, seconds)
+        at_most = asking.stream_seconds(began + seconds)
+        table, scan = await read(endpoint, asking.secret, gathering, asking.budget, at_most)
         return _answered(target, gathering, table, trio.current_time() - began, scan)
 
     async def _remote(
@@ -255,7 +305,9 @@ class FanOut:
                 )
                 result: AnalyticsResult = await peer.ask(question, timeout=question.seconds)
                 with damage():
-                    taken = await self._collect(cluster, delivery, result, gathering, asking, _left(until))
+                    taken = await self._collect(
+                        cluster, delivery, result, gathering, asking, asking.stream_seconds(until)
+                    )
                 if not isinstance(taken, SynDBError):
                     stop = False
                 nursery.cancel_scope.cancel()

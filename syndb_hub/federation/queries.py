@@ -68,7 +68,8 @@ class FederatedQueries:
         own: reads what the hub itself has published.
         fan_out: asks the holders.
         merger: the engine that merges parts; not the one that owns data.
-        delegation_seconds: how long nodes may take at most, whatever the caller allows.
+        delegation_seconds: how long nodes may take for an answer, or the first rows of a long one, whatever the caller
+            allows.
         measurements: keep what queries cost.
     """
 
@@ -177,7 +178,7 @@ class FederatedQueries:
         try:
             allowed = min(seconds, self._delegation_seconds)
             with timed(QUERY_SECONDS, planned.scope.value), tracing.span("query", scope=planned.scope.value):
-                parts = await self._fan_out.ask(planned.targets.asked, uuid4(), allowed, union)
+                parts = await self._fan_out.ask(planned.targets.asked, uuid4(), allowed, union, at_most=seconds)
                 _check_enough(parts, planned.targets, require)
                 rows = await end(parts, max(LEAST_MERGE_SECONDS, seconds - (time.monotonic() - began)))
         except SynDBError:
