@@ -1,6 +1,9 @@
 # `make demo` runs the main job, `make test` everything that must pass. Both set up what they need.
 PYTHON ?= python3
 BIN := .venv/bin
+# Half of what tests do is wait for daemons. A file stays with one worker, so that what it shares is made once.
+WORKERS ?= 2
+PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test test-all soak lint types bench
 
@@ -24,10 +27,10 @@ types: setup
 	@echo "types: mypy --strict" && $(BIN)/mypy
 
 test: lint types
-	@echo "tests: pytest" && $(BIN)/pytest -m "not largest$(if $(FAST), and not slow)" $(ARGS)
+	@echo "tests: pytest" && $(PYTEST) -m "not largest$(if $(FAST), and not slow)" $(ARGS)
 
 test-all: lint types
-	@echo "tests: pytest, all of them" && $(BIN)/pytest $(ARGS)
+	@echo "tests: pytest, all of them" && $(PYTEST) $(ARGS)
 
 soak: setup
 	@SOAK_SECONDS=$${SOAK_SECONDS:-3600} $(BIN)/pytest tests/soak -s $(ARGS)

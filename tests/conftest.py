@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from syndb_cli.etl.commands import CATALOG
 from syndb_cli.etl.download import download
@@ -14,6 +15,10 @@ from syndb_common.errors import Unavailable
 
 if TYPE_CHECKING:
     from demo.local import LocalFederation
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=(HealthCheck.too_slow,))
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from uuid import UUID
 
 import pytest
 import trio
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
@@ -216,7 +216,7 @@ async def play(history: list[tuple[str, Any]], folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.lists(events, max_size=20))
 @example([("change key", 0), ("publish", 0)])
 @example([("publish", 0), ("kill node", 0), ("start node", 0)])

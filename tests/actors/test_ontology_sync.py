@@ -212,7 +212,7 @@ async def test_what_a_node_keeps_is_bounded(tmp_path: Path, monkeypatch: pytest.
         assert file.revision == 0
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(1, 2), st.integers(0, 2)), max_size=25))
 def test_whatever_comes_in_whatever_order_the_file_holds_one_revision_whole(
     tmp_path: Path, script: list[tuple[int, int]]

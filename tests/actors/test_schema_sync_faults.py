@@ -87,7 +87,7 @@ slices = st.tuples(st.integers(0, LAST), st.integers(0, LAST), st.floats(0, 0.01
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     sent=st.lists(slices, min_size=1, max_size=8),
     deaths=st.dictionaries(st.integers(1, 25), st.booleans(), max_size=4),

@@ -35,7 +35,7 @@ def wanted(record, connected):
 
 
 @given(st.lists(st.sets(st.sampled_from(sorted(NAMES))), min_size=1, max_size=6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_whoever_comes_and_goes_the_closest_to_a_key_have_its_record(situations):
     async def main():
         keepers, told = Keepers(US.peer_id, hands_on=True), {record.key: set() for record in RECORDS}

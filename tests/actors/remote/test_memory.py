@@ -245,7 +245,7 @@ async def test_the_next_frame_can_be_lost_or_come_twice(network, pair, autojump_
         await say(stream)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.booleans(), st.floats(0, 0.5), st.floats(0, 0.5))
 def test_the_same_seed_brings_the_same_faults(seed, reorder, drop, duplicate):
     async def receive():

@@ -260,7 +260,7 @@ async def test_one_stream_serves_different_works_one_after_the_other(world):
     assert world.executed[server.peer_id] == [Work("first"), Work("second"), None]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.integers(0, 1000),
     st.floats(0, 0.5),

@@ -24,7 +24,6 @@ pytestmark = pytest.mark.slow
 NAMES = tuple(f"node-{i}" for i in range(4))
 PROPERTY = settings(
     max_examples=60,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -40,7 +40,6 @@ def test_like_is_its_definition(text: str, pattern: str) -> None:
 @pytest.mark.parametrize("operator", ["like", "ilike"])
 @settings(
     max_examples=100,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

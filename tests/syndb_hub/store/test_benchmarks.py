@@ -65,7 +65,7 @@ async def test_there_is_one_summary_for_each_type_of_query(store):
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.floats(0, 1e9), min_size=1, max_size=40))
 def test_quantiles_are_those_of_nearest_rank(tmp_path_factory, latencies):
     async def summed():
