@@ -175,7 +175,11 @@ class AnalyticsDelegate(Actor):
             if self._deliverer is None or message.push_to is None or message.push_to.ticket is None:
                 await self._engine.cancel(query_id)
                 raise InvalidRequest("the part cannot be delivered: the question does not say where to")
-            self._deliverer.start(part, taker, message.push_to, seconds=DELIVERY_SECONDS, query_id=query_id)
+            try:
+                self._deliverer.start(part, taker, message.push_to, seconds=DELIVERY_SECONDS, query_id=query_id)
+            except SynDBError:
+                await self._engine.cancel(query_id)
+                raise
             return AnalyticsResult(pushed=True)
         endpoint = FlightEndpoint(location=part.location, certificate=part.certificate, ticket=part.ticket)
         return AnalyticsResult(endpoint=endpoint)

@@ -102,6 +102,8 @@ class Reading:
                 reader = self._open(client)
                 try:
                     while (end := end_of((chunk := reader.read_chunk()).app_metadata)) is None:
+                        if chunk.data is None:
+                            raise IncompleteResult("a message without rows came", hint="repeat the query")
                         chunk.data.validate(full=True)
                         rows += chunk.data.num_rows
                         size += chunk.data.nbytes

@@ -36,6 +36,10 @@ UNKNOWN = Scan()
 """What was read, where nobody says it."""
 
 
+MAX_RECORD_BYTES = 256 * 1024
+"""What a peer may say beside a batch: room for the longest error."""
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """What the end record of a complete stream says: its rows, and what was read for them."""
@@ -52,13 +56,8 @@ def end_record(rows: int, scan: Scan = UNKNOWN) -> bytes:
 
 def end_of(metadata: pa.Buffer | None) -> End | None:
     """What the end record says when this is one, else None."""
-    if metadata is None:
-        return None
-    try:
-        record = json.loads(metadata.to_pybytes())
-    except ValueError:
-        return None
-    if not isinstance(record, dict) or record.get("end") is not True or not isinstance(record.get("rows"), int):
+    record = _record(metadata)
+    if record.get("end") is not True or not isinstance(record.get("rows"), int):
         return None
     return End(record["rows"], Scan(_count(record.get("scanned_rows")), _count(record.get("scanned_bytes"))))
 
@@ -75,13 +74,24 @@ def error_record(error: SynDBError) -> bytes:
 
 def error_in(metadata: pa.Buffer | None) -> SynDBError | None:
     """The error that ended a stream when this is its record, else None."""
+    record = _record(metadata)
+    if "error" not in record:
+        return None
     try:
-        record = None if metadata is None else json.loads(metadata.to_pybytes())
-        if not isinstance(record, dict) or "error" not in record:
-            return None
         return SynDBError.from_body(ErrorBody.model_validate(record["error"]))
     except ValueError:
         return None
+
+
+def _record(metadata: pa.Buffer | None) -> dict[str, Any]:
+    """What a peer says beside a batch; nothing where that is no record of ours."""
+    if metadata is None or metadata.size > MAX_RECORD_BYTES:
+        return {}
+    try:
+        record = json.loads(metadata.to_pybytes())
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 _KINDS = (

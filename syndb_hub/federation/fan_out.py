@@ -33,7 +33,7 @@ from syndb_common.messages import AnalyticsQuery, AnalyticsResult, CancelQuery, 
 from syndb_common.syql import needs_care, to_clickhouse
 from syndb_hub.federation.answers import NodeOutcome
 from syndb_hub.federation.gathering import Budget, Gathering, Streamed, Union, Whole
-from syndb_hub.federation.taking import Taken, checkers, damage, read, take
+from syndb_hub.federation.taking import Taken, checkers, damage, read, take, unpack
 from syndb_hub.federation.targets import Target
 from syndb_hub.federation.ways import AlwaysPull, Delivery, Ways
 
@@ -339,8 +339,7 @@ class FanOut:
         """The part that an answer is about, or why it did not come."""
         if result.inline is not None:
             asking.budget.spend(len(result.inline))
-            with pa.ipc.open_stream(result.inline) as reader:
-                table = await take(gathering, reader.read_all())
+            table = await take(gathering, unpack(result.inline))
             return table, Scan(result.scanned_rows, result.scanned_bytes)
         try:
             endpoint = await self.ways.claim(delivery, asking.reader) if result.pushed else _at_node(cluster, result)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from syndb_common.errors import DataError, LimitExceeded
+from syndb_common.errors import Cancelled, DataError, LimitExceeded
 from syndb_common.syql import Plan, conform, partial_schema
 from syndb_hub.federation.rows import Rows
 
@@ -102,6 +102,8 @@ class Whole:
 
     def add(self, batch: pa.RecordBatch) -> None:
         """See the protocol."""
+        if not batch.num_rows:  # it costs a peer nothing, and here it would be kept
+            return
         self._kept.append(conform(self._expected, pa.Table.from_batches([batch])))
         self.rows += batch.num_rows
         self.bytes += batch.nbytes
@@ -138,15 +140,15 @@ class Union:
         self._rows.open(self._schema, self._descending)
 
     def add(self, part: int, batch: pa.RecordBatch) -> None:
-        """Write checked rows of a part. What fails here is the hub's fault, and ends the query, unless the rows are
-        not in order.
+        """Write checked rows of a part. What fails here is the hub's fault and ends the query, but for these two.
 
         Raises:
-            DataError: they are not.
+            DataError: the rows are not in order.
+            Cancelled: the part was dropped.
         """
         try:
             self._rows.add(part, pa.RecordBatch.from_arrays(batch.columns, schema=self._schema))
-        except DataError:
+        except (DataError, Cancelled):  # of this part alone: nobody waits for it any more
             raise
         except BaseException as error:
             self.failure = self.failure or error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -11,7 +12,7 @@ import pyarrow as pa
 import trio
 
 from syndb_common.engine.interface import Scan
-from syndb_common.errors import DataError, IncompleteResult
+from syndb_common.errors import DataError, IncompleteResult, SynDBError
 from syndb_common.flight import client as flight
 from syndb_common.messages import FlightEndpoint
 from syndb_hub.federation.gathering import Budget, Gathering, Whole
@@ -54,6 +55,48 @@ def _drain(reading: flight.Reading, gathering: Gathering, budget: Budget) -> pa.
     return gathering.end(reading.schema)
 
 
+def unpack(inline: bytes) -> pa.Table:
+    """The rows of a part that came inside its answer.
+
+    Nodes send them as they are. Compressed ones are refused before they are unpacked: a few kilobytes can become
+    gigabytes.
+
+    Raises:
+        IncompleteResult: they are compressed.
+        Exception: whatever pyarrow raises over bytes that are no Arrow stream.
+    """
+    messages = pa.ipc.MessageReader.open_stream(inline)
+    with contextlib.suppress(StopIteration):
+        while True:
+            message = messages.read_next_message()
+            if message.type != "schema" and (message.type != "record batch" or _is_compressed(message.metadata)):
+                raise IncompleteResult("the node sent a part that is packed in a way nodes do not use")
+    with pa.ipc.open_stream(inline) as reader:
+        return reader.read_all()
+
+
+def _is_compressed(header: pa.Buffer) -> bool:
+    """Whether the buffers of a record batch are, by its header: Arrow's ``Message.fbs``, which pyarrow has checked."""
+    data = header.to_pybytes()
+    batch = _field(data, struct.unpack_from("<I", data)[0], _MESSAGE_HEADER)
+    at = _field(data, batch + struct.unpack_from("<I", data, batch)[0], _BATCH_COMPRESSION)
+    return bool(at)
+
+
+def _field(data: bytes, table: int, number: int) -> int:
+    """Where a field of a FlatBuffers table is; 0 if it has its default."""
+    fields = table - struct.unpack_from("<i", data, table)[0]
+    entry = 4 + 2 * number
+    if entry >= struct.unpack_from("<H", data, fields)[0]:
+        return 0
+    offset: int = struct.unpack_from("<H", data, fields + entry)[0]
+    return table + offset if offset else 0
+
+
+_MESSAGE_HEADER, _BATCH_COMPRESSION = 2, 3
+"""Numbers of the fields in their tables."""
+
+
 async def take(gathering: Gathering, table: pa.Table) -> pa.Table | None:
     """Take in a part that is here. What is large, or is written to a disk, is not for the loop."""
     if table.nbytes <= CHECKED_HERE_BYTES and isinstance(gathering, Whole):
@@ -72,5 +115,9 @@ def damage() -> Iterator[None]:
     """A peer's Arrow is foreign until every offset is checked: whatever pyarrow raises over it is one failed part."""
     try:
         yield
-    except (DataError, pa.ArrowException, OSError, ValueError, LookupError, NotImplementedError) as error:
+    except DataError as error:
+        raise IncompleteResult(f"the node sent a part that cannot be used: {error.message}") from error
+    except SynDBError:
+        raise
+    except Exception as error:
         raise IncompleteResult(f"the node sent a part that cannot be used: {error}") from error

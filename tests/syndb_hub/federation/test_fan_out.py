@@ -218,6 +218,14 @@ async def test_a_part_with_other_columns_than_asked_for_is_not_used(name: str) -
     assert parts["b"].outcome.status == "answered"
 
 
+def compressed(table: pa.Table) -> bytes:
+    """As no node sends it: of some kilobytes gigabytes could come."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -226,6 +234,7 @@ async def test_a_part_with_other_columns_than_asked_for_is_not_used(name: str) -
         AnalyticsResult(inline=b"\xff" * 100),
         AnalyticsResult(inline=to_ipc(part())[:-30]),
         AnalyticsResult(inline=to_ipc(part()).replace(b"__s0", b"\x80_s0")),
+        AnalyticsResult(inline=compressed(part())),
         AnalyticsResult(endpoint=FlightEndpoint(location="grpc+tls://127.0.0.1:1", certificate="pem")),
     ],
 )
