@@ -3,7 +3,7 @@
 A row query is asked by HTTP as a user does, and has ended when its result is stored at the hub. Its seconds stand
 against those of the node that took longest in the same run, as the answer itself states them: all processes share this
 machine's cores. Memory is the proportional set size (shared pages counted once) of a daemon with the engine processes
-below it, sampled while the query runs, above what it was before. The rows are synthetic.
+below it, sampled while the queries run, above what it was before the first. The rows are synthetic.
 """
 
 from __future__ import annotations
@@ -49,17 +49,14 @@ def run(rows: int = ROWS, large_rows: int = LARGE_ROWS, rounds: int = ROUNDS) ->
         with local_federation(
             folder,
             NODES,
-            hub={
-                "federation": {"delegation_timeout_seconds": LIMIT_SECONDS},
-                "jobs": {"max_result_bytes": LIMIT_BYTES},
-            },
+            hub={"jobs": {"max_result_bytes": LIMIT_BYTES}},
             node={"limits": {"seconds": LIMIT_SECONDS}},
         ) as federation:
             _start(federation)
             _ask(federation, f"{COLUMNS} LIMIT 1000 SCOPE remote", 1000)
             time.sleep(IDLE_SECONDS)
-            of_rows = _weigh(federation, rows)
-            of_large = _weigh(federation, large_rows)
+            idle = _memory(federation)
+            of_rows, of_large = (_weigh(federation, count, idle) for count in (rows, large_rows))
             names = ", ".join(f"'bench-{name}'" for name in NODES)
             union = f"{COLUMNS} WHERE dataset IN ({names}) SCOPE remote"
             runs = [_ask(federation, union, share * len(NODES)) for _ in range(1 + rounds)][1:]
@@ -91,29 +88,33 @@ def _ask(federation: LocalFederation, text: str, rows: int) -> tuple[float, floa
     return seconds, max(node["seconds"] for node in job["provenance"]["nodes"])
 
 
-def _weigh(federation: LocalFederation, rows: int) -> dict[str, float]:
-    """MB above idle of the hub and of a node while so many rows of one data set pass through both."""
-    pids = {}
+def _memory(federation: LocalFederation) -> dict[str, float]:
+    """MB of the hub and of a node with their engine processes."""
+    found = {}
     for who, name in (("hub", "hub"), ("node", NODES[0])):
         process = federation.daemons[name].process
         assert process is not None
-        pids[who] = process.pid
-    idle = {who: memory(pid)["Pss"] for who, pid in pids.items()}
-    with _peaks(pids) as peaks:
+        found[who] = memory(process.pid)["Pss"]
+    return found
+
+
+def _weigh(federation: LocalFederation, rows: int, idle: dict[str, float]) -> dict[str, float]:
+    """MB above ``idle`` of the hub and of a node while so many rows of one data set pass through both."""
+    with _peaks(federation) as peaks:
         _ask(federation, f"{COLUMNS} WHERE dataset = 'bench-{LARGE}' LIMIT {rows} SCOPE remote", rows)
-    return {who: peaks[who] - idle[who] for who in pids}
+    return {who: peak - idle[who] for who, peak in peaks.items()}
 
 
 @contextmanager
-def _peaks(pids: dict[str, int]) -> Iterator[dict[str, float]]:
+def _peaks(federation: LocalFederation) -> Iterator[dict[str, float]]:
     """The most memory that was seen, in MB, complete at the end of the block."""
-    peaks = dict.fromkeys(pids, 0.0)
+    peaks = _memory(federation)
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(SAMPLE_SECONDS):
-            for who, pid in pids.items():
-                peaks[who] = max(peaks[who], memory(pid)["Pss"])
+            for who, megabytes in _memory(federation).items():
+                peaks[who] = max(peaks[who], megabytes)
 
     thread = threading.Thread(target=watch)
     thread.start()
