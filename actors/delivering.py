@@ -24,7 +24,7 @@ MAX_DELIVERIES = 16
 
 DELIVERY_SECONDS = 86_400.0
 """For one delivery, which is longer than any query may take: one that stands still is ended by the Flight servers at
-its two ends, one that nobody waits for by the hub."""
+its two ends, one that nobody waits for by the hub, and one whose hub is gone by the silence."""
 
 
 @dataclass(frozen=True, slots=True)

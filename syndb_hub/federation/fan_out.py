@@ -2,9 +2,8 @@
 
 A part fails alone: by refusal, by its deadline, or at once when the health monitor sees that its node is gone, so
 that a killed node costs a few seconds and not the caller's whole deadline. A part that is kept whole has its deadline.
-One that streams has it until its first rows come; it is then moved on as long as rows of the answer come, whoever
-sends them, since who is read in order waits for the others. So a result of any size may take its time, and one that
-stands still may not.
+One that streams has it until its first rows come; it is then moved on as long as rows come. So a result of any size
+may take its time, and one that stands still may not.
 """
 
 from __future__ import annotations
@@ -41,8 +40,10 @@ log = structlog.get_logger(__name__)
 
 LEAST_SECONDS = 0.001
 """What is left of a deadline that has just passed: the enclosing one ends the wait."""
-LOOKS_WITHIN_DEADLINE = 4
+LOOKS_WITHIN_DEADLINE = 8
 """How often within its deadline is looked whether rows of a part came."""
+GRACE = 2 / LOOKS_WITHIN_DEADLINE
+"""Share of its deadline that a streaming part has more, so that rows that came in time are seen in time."""
 CANCEL_SECONDS = 2.0
 """How long telling a node to stop may take; it notices the closed stream by itself as well."""
 ON_THE_WAY = (PeerUnavailable, IncompleteResult, DeadlineExceeded)
@@ -78,6 +79,7 @@ class _Asking:
         until: when all of it has to be there, by trio's clock.
         secret: whoever presents it may read the parts; drawn for this question only.
         union: where the rows go as they come; None when parts are kept and merged.
+        readers: threads that read its parts, one for each: what waits for a reader loses its ticket.
         waits: the deadlines of parts that stream.
     """
 
@@ -86,6 +88,7 @@ class _Asking:
     union: Union | None
     seconds: float
     until: float
+    readers: trio.CapacityLimiter
     waits: dict[int, tuple[trio.CancelScope, Gathering]] = field(default_factory=dict)
     secret: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
@@ -103,17 +106,14 @@ class _Asking:
         return _left(until if self.union is None else self.until)
 
     async def move_deadlines(self) -> None:
-        """Move on the deadlines of parts that have begun, as long as rows of the answer come; until cancelled."""
-        seen = 0
+        """Move on the deadlines of parts whose rows come; until cancelled."""
+        seen: dict[int, int] = {}
         while True:
             await trio.sleep(self.seconds / LOOKS_WITHIN_DEADLINE)
-            now = sum(gathering.rows for _, gathering in self.waits.values())
-            if now == seen:
-                continue
-            seen = now
-            for scope, gathering in self.waits.values():
-                if gathering.rows:
-                    scope.deadline = min(trio.current_time() + self.seconds, self.until)
+            for index, (scope, gathering) in self.waits.items():
+                if gathering.rows != seen.get(index, 0):
+                    seen[index] = gathering.rows
+                    scope.deadline = min(trio.current_time() + self.seconds * (1 + GRACE), self.until)
 
     def check(self) -> None:
         """Nothing, or what ends the whole question.
@@ -179,7 +179,8 @@ class FanOut:
             Unavailable: the rows could not be written; likewise.
         """
         parts: dict[int, Part] = {}
-        asking = _Asking(query_id, Budget(self.max_bytes), union, seconds, trio.current_time() + at_most)
+        readers = trio.CapacityLimiter(max(len(targets), 1))
+        asking = _Asking(query_id, Budget(self.max_bytes), union, seconds, trio.current_time() + at_most, readers)
         if union is not None:
             await trio.to_thread.run_sync(union.open, limiter=checkers)
 
@@ -205,6 +206,7 @@ class FanOut:
         try:
             with trio.fail_after(seconds) as wait:
                 if asking.union is not None:
+                    wait.deadline += seconds * GRACE
                     asking.waits[index] = wait, gathering
                 part = await self._ask(target, gathering, asking, seconds)
                 if part.table is not None and needs_care(part.table):
@@ -251,7 +253,7 @@ class FanOut:
             return _answered(target, gathering, table, answer.scan.seconds, answer.scan)
         endpoint = FlightEndpoint(location=self.own_flight(), certificate=answer.certificate, ticket=answer.ticket)
         at_most = asking.stream_seconds(began + seconds)
-        table, scan = await read(endpoint, asking.secret, gathering, asking.budget, at_most)
+        table, scan = await read(endpoint, asking.secret, gathering, asking.budget, asking.readers, at_most)
         return _answered(target, gathering, table, trio.current_time() - began, scan)
 
     async def _remote(
@@ -343,7 +345,7 @@ class FanOut:
             return table, Scan(result.scanned_rows, result.scanned_bytes)
         try:
             endpoint = await self.ways.claim(delivery, asking.reader) if result.pushed else _at_node(cluster, result)
-            return await read(endpoint, asking.secret, gathering, asking.budget, seconds)
+            return await read(endpoint, asking.secret, gathering, asking.budget, asking.readers, seconds)
         except ON_THE_WAY as error:
             what = DELIVERED if result.pushed else FETCHED
             return type(error)(f"{what}: {error.message}", hint=error.hint)

@@ -19,9 +19,6 @@ from syndb_hub.federation.gathering import Budget, Gathering, Whole
 
 CHECKED_HERE_BYTES = 1024**2
 """A part up to this size is checked in well under a millisecond; a larger one in a thread."""
-MAX_READERS = 16
-"""Parts read at once, over all queries."""
-_readers = trio.CapacityLimiter(MAX_READERS)
 MAX_CHECKERS = 2
 """Large parts checked at once; more would not be faster."""
 checkers = trio.CapacityLimiter(MAX_CHECKERS)
@@ -30,8 +27,15 @@ Taken = tuple[pa.Table | None, Scan]
 """A part that was taken in: its rows if they are kept, and what was read for them."""
 
 
-async def read(endpoint: FlightEndpoint, secret: str, gathering: Gathering, budget: Budget, seconds: float) -> Taken:
-    """Take a part from a Flight server, in a thread; at most as fast as it is taken in here.
+async def read(
+    endpoint: FlightEndpoint,
+    secret: str,
+    gathering: Gathering,
+    budget: Budget,
+    readers: trio.CapacityLimiter,
+    seconds: float,
+) -> Taken:
+    """Take a part from a Flight server, in a thread of ``readers``; at most as fast as it is taken in here.
 
     Raises:
         PeerUnavailable, DeadlineExceeded, IncompleteResult: it did not come, or not to its end.
@@ -40,7 +44,7 @@ async def read(endpoint: FlightEndpoint, secret: str, gathering: Gathering, budg
     reading = flight.Reading(endpoint, seconds=seconds, max_bytes=sys.maxsize, secret=secret)
     try:
         drain = partial(_drain, reading, gathering, budget)
-        table = await trio.to_thread.run_sync(drain, abandon_on_cancel=True, limiter=_readers)
+        table = await trio.to_thread.run_sync(drain, abandon_on_cancel=True, limiter=readers)
     except trio.Cancelled:
         reading.cancel()
         raise
