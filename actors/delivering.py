@@ -22,9 +22,9 @@ log = structlog.get_logger(__name__)
 MAX_DELIVERIES = 16
 """Deliveries at once. Each holds a thread and a batch on its way."""
 
-DELIVERY_SECONDS = 86_400.0
-"""For one delivery, which is longer than any query may take: one that stands still is ended by the Flight servers at
-its two ends, one that nobody waits for by the hub, and one whose hub is gone by the silence."""
+DELIVERY_SECONDS = 3600.0
+"""For one delivery. One that stands still is ended sooner by the Flight servers at its two ends, one that nobody waits
+for by the hub; this is for a hub that vanished."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,6 @@ from syndb_common.flight.wire import end_of, from_flight
 
 MAX_BATCH_BYTES: Final = 256 * 1024**2
 """Largest message accepted; ours are a tenth of that for the widest table."""
-SILENCE_SECONDS: Final = 360
-"""A server that is silent for so long under a call is asked whether it is there: more often than every five minutes
-gRPC takes for abuse."""
-PROBE_SECONDS: Final = 20
-"""One that does not answer within this is gone, and so is the call."""
 MAX_READERS: Final = 16
 _readers = trio.CapacityLimiter(MAX_READERS)
 
@@ -62,11 +57,7 @@ def connect(location: str, certificate: str) -> flight.FlightClient:
         location,
         tls_root_certs=certificate,
         override_hostname=server_name(certificate),
-        generic_options=[
-            ("grpc.max_receive_message_length", MAX_BATCH_BYTES),
-            ("grpc.keepalive_time_ms", SILENCE_SECONDS * 1000),
-            ("grpc.keepalive_timeout_ms", PROBE_SECONDS * 1000),
-        ],
+        generic_options=[("grpc.max_receive_message_length", MAX_BATCH_BYTES)],
     )
 
 
