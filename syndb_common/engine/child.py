@@ -315,7 +315,13 @@ def _start(control: Channel, folder: Path, settings: dict[str, Any]) -> tuple[Ch
 
     said = {name: value for name, value in settings["flight"].items() if name != "pinned"}
     limits, asker = FlightLimits(**said.pop("limits")), child.asker if said.pop("users") else None
-    flight = FlightServer(
-        keeper, child.offers, child.uploads, published, asker, child.deliveries, limits=limits, **said
-    )
+    try:
+        flight = FlightServer(
+            keeper, child.offers, child.uploads, published, asker, child.deliveries, limits=limits, **said
+        )
+    except pa.ArrowException as error:
+        raise ConfigError(
+            f"the Flight server cannot listen on {said['host']}:{said['port']}: {str(error)[:200]}",
+            hint="flight.host is an address of this machine, and nobody else listens on flight.port",
+        ) from error
     return child, flight

@@ -130,6 +130,8 @@ def test_flight_stands_against_a_socket_both_ways_with_one_stream_and_four_plain
         "flight_put_vs_loopback_tls": 0.25,
         "flight_put_vs_loopback_4_streams": 0.4,
         "flight_put_vs_loopback_4_streams_tls": 0.25,
+        "flight_get_vs_bare_flight": None,
+        "flight_get_vs_bare_flight_tls": None,
     }
     assert all(entry["unit"] == "B/s" for entry in entries.values())
 

@@ -314,8 +314,9 @@ async def test_a_peer_that_sends_without_end_fills_no_memory(
                         await trio.lowlevel.checkpoint()  # libp2p's writes may return without one
 
     async def listen(stream: INetStream) -> None:
-        while await stream.read(65_536):
-            pass
+        async with whatever_the_hub_does():
+            while await stream.read(65_536):
+                pass
 
     with attacked.unaffected():
         async with attacked.hostile(who, transport) as hostile, trio.open_nursery() as nursery:

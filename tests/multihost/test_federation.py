@@ -86,7 +86,10 @@ def test_a_partition_of_half_a_minute_is_noticed_named_and_healed(start: Start) 
     assert federation.query(COUNT)["rows"] == [STAGES[name] for name in NODES]
 
 
-EVERYWHERE = {"federation": {"listen": ["/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4001"]}}
+EVERYWHERE = {
+    "federation": {"listen": ["/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4001"]},
+    "flight": {"host": "0.0.0.0"},
+}
 
 
 def test_a_hub_that_comes_back_at_another_address_is_found_by_multicast(start: Start) -> None:

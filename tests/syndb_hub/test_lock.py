@@ -15,11 +15,12 @@ from syndb_common.errors import ConfigError, Unavailable
 from syndb_hub import lock
 
 HOLDER = """
-import signal, sys
+import os, signal, sys
 from pathlib import Path
 from syndb_hub import lock
 
-signal.signal(signal.SIGHUP, lambda *_: print("reload", flush=True))
+# Not by print, which may not interrupt itself.
+signal.signal(signal.SIGHUP, lambda *_: os.write(1, b"reload\n"))
 with lock.hold(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
