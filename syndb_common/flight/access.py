@@ -10,6 +10,8 @@
 from __future__ import annotations
 
 import hmac
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,9 @@ from syndb_common.flight.calls import Call
 
 ASK_SECONDS = QUICK_SECONDS
 """What looking up a token may take; it takes milliseconds."""
+
+MAX_SEEN = 10_000
+"""Tokens that are remembered to have been good; beyond it the one that was not used for longest is forgotten."""
 
 QUERY, UPLOAD, ADMIN, EVERYTHING = "query", "upload", "admin", "*"
 OWNER = "owner"
@@ -58,7 +63,7 @@ class Caller:
 
 
 class Access:
-    """Finds out who calls.
+    """Finds out who calls. Thread-safe.
 
     Args:
         owner: SHA-256 of the owner's upload token.
@@ -68,6 +73,13 @@ class Access:
     def __init__(self, owner: bytes, ask: Callable[..., dict[str, Any]] | None) -> None:
         self._owner = owner
         self._ask = ask
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def is_new(self, call: Call) -> bool:
+        """Whether the daemon would be asked about a token that was not found good before."""
+        with self._lock:
+            return self._ask is not None and call.digest not in {b"", self._owner} and call.digest not in self._seen
 
     def caller(self, call: Call) -> Caller:
         """Who calls.
@@ -79,5 +91,15 @@ class Access:
             return Caller(OWNER, frozenset({UPLOAD, ADMIN}), call.digest)
         if self._ask is None or not call.secret:
             raise Unauthenticated("a valid token is needed", hint="present it as a bearer token")
-        found = self._ask("authenticate", ASK_SECONDS, secret=call.secret)
+        try:
+            found = self._ask("authenticate", ASK_SECONDS, secret=call.secret)
+        except Unauthenticated:
+            with self._lock:
+                self._seen.pop(call.digest, None)
+            raise
+        with self._lock:
+            self._seen[call.digest] = None
+            self._seen.move_to_end(call.digest)
+            if len(self._seen) > MAX_SEEN:
+                self._seen.popitem(last=False)
         return Caller(found["id"], frozenset(found["rights"]), call.digest)

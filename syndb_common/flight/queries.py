@@ -22,6 +22,9 @@ from syndb_common.flight.stored import parts_of
 RUN_SECONDS = 3600.0
 """How long a client may wait for a query. A longer one is submitted over HTTP and fetched by its ``job_id``."""
 
+RESULT_SECONDS = 60.0
+"""How long a finished result may take to be found and checked: all of its file is read, so it waits as queries do."""
+
 MAX_TEXT = 100_000
 """Characters of a query, as over HTTP."""
 
@@ -100,7 +103,7 @@ class Queries:
 
     def _run(self, caller: Caller, command: Command, gone: Callable[[], bool]) -> dict[str, Any]:
         if command.job_id is not None:
-            return self._ask("result", ASK_SECONDS, job_id=str(command.job_id), owner=_owner(caller))
+            return self._ask("result", RESULT_SECONDS, gone=gone, job_id=str(command.job_id), owner=_owner(caller))
         if command.dataset is not None:
             which = {"dataset": command.dataset, "version": command.version, "table": command.table}
             return self._ask("table", RUN_SECONDS, gone=gone, owner=caller.id, **which)

@@ -42,7 +42,7 @@ from syndb_common.flight.incoming import Incoming, check_batch
 from syndb_common.flight.queries import Queries, sql_info
 from syndb_common.flight.requests import About, OfQuery, OfUpload, parse
 from syndb_common.flight.settings import FlightLimits
-from syndb_common.flight.sockets import address_of
+from syndb_common.flight.sockets import address_of, allow_many
 from syndb_common.flight.sql import is_command
 from syndb_common.flight.streams import Stream, Streams
 from syndb_common.flight.uploads import (
@@ -120,6 +120,7 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         self._streams = Streams(limits)
         self._guests = Guests(limits)
         keep_freed_memory()
+        allow_many()
         super().__init__(
             f"grpc+tls://{host}:{port}",
             auth_handler=Handshake(),
@@ -288,6 +289,8 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
             if self._deliveries.expects(call.digest):
                 call.stream = self._streams.open(call.digest.hex(), own=True, most=1)
             else:
+                if self._access.is_new(call):
+                    self._streams.count_stranger()
                 call.caller = self._access.caller(call)
                 call.caller.require(UPLOAD)
                 call.stream = self._streams.open(call.digest.hex())

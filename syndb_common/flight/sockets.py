@@ -7,9 +7,11 @@ is the connection itself: shut down, it ends every call on it, and the threads a
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import struct
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -55,36 +57,54 @@ class Connection:
 
     def cut(self) -> None:
         """Shut it down; nothing happens when it has gone."""
-        # The number of a copy is not given to another connection between the look and the end.
-        with suppress(OSError), socket.socket(fileno=os.dup(self.descriptor)) as copy:
-            if _remote(copy) == self.address:
-                copy.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError), _borrowed(self.descriptor) as connection:
+            if _remote(connection) == self.address:  # its number may have been given to another since the look
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def connected(port: int) -> dict[Address, Connection]:
     """This process's connections that peers have opened to ``port``, by the addresses of the peers.
 
-    Raises:
-        OSError: no file can be opened.
+    Works also when peers hold all files that this process may open.
     """
     found = {}
-    for name in os.listdir("/proc/self/fd"):
+    for descriptor in _descriptors():
         with suppress(OSError):  # no socket, closed meanwhile, or connected to nobody
-            connection = _look(int(name), port)
+            connection = _look(descriptor, port)
             if connection is not None:
                 found[connection.address] = connection
     return found
 
 
-def _look(descriptor: int, port: int) -> Connection | None:
-    looked_at = socket.socket(fileno=descriptor)
+def allow_many() -> None:
+    """Let this process have as many connections, and files, as it may allow itself."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # the kernel allows less than it says; it goes on with what there is
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _descriptors() -> Iterable[int]:
     try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:  # none is left for the listing itself: try every number there can be, which opens nothing
+        return range(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+@contextmanager
+def _borrowed(descriptor: int) -> Iterator[socket.socket]:
+    connection = socket.socket(fileno=descriptor)
+    try:
+        yield connection
+    finally:
+        connection.detach()  # it is gRPC's
+
+
+def _look(descriptor: int, port: int) -> Connection | None:
+    with _borrowed(descriptor) as looked_at:
         if looked_at.family not in (socket.AF_INET, socket.AF_INET6) or looked_at.getsockname()[1] != port:
             return None
         address = _remote(looked_at)
         told = looked_at.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _COUNTERS_AT + _COUNTERS.size)
-    finally:
-        looked_at.detach()  # it is gRPC's
     acknowledged, received = _COUNTERS.unpack_from(told, _COUNTERS_AT)
     return Connection(descriptor, address, received, acknowledged)
 

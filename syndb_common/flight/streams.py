@@ -30,8 +30,13 @@ LEAST_BYTES = 16 * 1024
 AWAITED_SECONDS = 5.0
 """How long the first message of a stream may make the server expect much: one that is later has been forgotten."""
 
+STRANGERS_PER_SECOND, STRANGERS_BURST = 10.0, 20
+"""Uploads by tokens not seen before, of all clients together: their addresses are not known when they are let in."""
+
 OWN_SHARE = 4
 """The federation's own streams find room when users fill all but one part in so many."""
+
+_STRANGERS = "strangers"
 
 
 class Stream:
@@ -118,16 +123,31 @@ class Streams:
         Raises:
             TooManyRequests: it has none left; the hint says for how long.
         """
-        host, rate, now = rate_key(address_of(peer)[0]), self._limits.calls_per_second, self.now()
+        host = rate_key(address_of(peer)[0])
+        wait = self._spend(host, self._limits.calls_per_second, self._limits.burst)
+        if wait:
+            raise TooManyRequests("too many calls from your address", hint=f"try again in {wait:.1f} s")
+
+    def count_stranger(self) -> None:
+        """Spend one of the few calls of those together about whose tokens the daemon has to be asked first.
+
+        Raises:
+            TooManyRequests: none is left.
+        """
+        if self._spend(_STRANGERS, STRANGERS_PER_SECOND, STRANGERS_BURST):
+            raise TooManyRequests("too many uploads by unknown tokens", hint="make any other call with the token first")
+
+    def _spend(self, whose: str, rate: float, burst: int) -> float:
+        """Take one of a bucket; returns the seconds until there is one, 0 when there was."""
+        now = self.now()
         with self._lock:
-            left, then = self._buckets.pop(host, (float(self._limits.burst), now))
-            left = min(float(self._limits.burst), left + (now - then) * rate)
+            left, then = self._buckets.pop(whose, (float(burst), now))
+            left = min(float(burst), left + (now - then) * rate)
             allowed = left >= 1
-            self._buckets[host] = (left - 1 if allowed else left, now)
+            self._buckets[whose] = (left - 1 if allowed else left, now)
             if len(self._buckets) > MAX_CLIENTS:
                 self._buckets.popitem(last=False)
-        if not allowed:
-            raise TooManyRequests("too many calls from your address", hint=f"try again in {(1 - left) / rate:.1f} s")
+        return 0.0 if allowed else (1 - left) / rate
 
     def open(self, client: str, *, own: bool = False, most: int | None = None) -> Stream:
         """A stream for a client, which may hold only so many at once, or ``most``.

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from typing import Final
 
 from syndb_common.flight.guests import Guests
@@ -32,7 +29,6 @@ class Watch:
         self._streams = streams
         self._guests = guests
         self._port = port
-        self._spare: int | None = None
 
     def start(self) -> None:
         """Watch from now on, for as long as the process lives."""
@@ -51,20 +47,7 @@ class Watch:
                 failing = True
 
     def _look(self) -> None:
-        with self._a_file():
-            found = connected(self._port)
-            unwanted = self._guests.unwanted(found, awaited=self._streams.awaited())
-            for address in self._streams.still(found) | unwanted:
-                found[address].cut()
-
-    @contextmanager
-    def _a_file(self) -> Iterator[None]:
-        """The block may open one file, also when peers hold all that this process may open: one is kept for it."""
-        if self._spare is not None:
-            os.close(self._spare)
-        try:
-            yield
-        finally:
-            self._spare = None
-            with suppress(OSError):  # somebody was faster; the next look may find some file free
-                self._spare = os.eventfd(0)
+        found = connected(self._port)
+        unwanted = self._guests.unwanted(found, awaited=self._streams.awaited())
+        for address in self._streams.still(found) | unwanted:
+            found[address].cut()

@@ -7,11 +7,12 @@ import re
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -24,7 +25,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import flight
 
+from syndb_common.engine.asking import QUICK_SECONDS
 from syndb_common.engine.interface import Offer
+from syndb_common.engine.offers import Offers
 from syndb_common.errors import (
     Forbidden,
     InvalidRequest,
@@ -35,12 +38,17 @@ from syndb_common.errors import (
     UnknownName,
 )
 from syndb_common.flight import sql
+from syndb_common.flight.access import Caller
 from syndb_common.flight.client import read_table
+from syndb_common.flight.queries import Queries
 from syndb_common.flight.stored import PARTS, parts_of
+from syndb_common.flight.streams import STRANGERS_BURST, STRANGERS_PER_SECOND
 from syndb_common.flight.wire import from_flight
+from tests.syndb_common.flight.peer import OURS, UNAUTHENTICATED, Peer
 from tests.syndb_common.flight.served import Served, served
 
 ROWS = 1_500_000
+CALLS = 400
 READER, OTHER, UPLOADER = "reader-secret", "other-secret", "uploader-secret"
 RIGHTS = {READER: ["query"], OTHER: ["query"], UPLOADER: ["upload"]}
 
@@ -51,6 +59,7 @@ class _Daemon:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.asked: list[dict[str, Any]] = []
+        self.secrets: list[str] = []
         self.cancelled = threading.Event()
         self.job_id = str(uuid4())
         folder.mkdir()
@@ -63,6 +72,7 @@ class _Daemon:
             writer.write_table(table, max_chunksize=65_536)
 
     async def authenticate(self, *, secret: str) -> dict[str, Any]:
+        self.secrets.append(secret)
         if secret not in RIGHTS:
             raise Unauthenticated("the token is not valid")
         return {"id": secret.partition("-")[0], "rights": RIGHTS[secret]}
@@ -248,6 +258,38 @@ def test_a_path_to_nothing_is_refused(server: Served, path: list[str]) -> None:
 
 def test_a_completed_job_is_read_with_fresh_tickets(server: Served, daemon: _Daemon) -> None:
     assert _read(server, _info(server, json.dumps({"job_id": daemon.job_id}))).num_rows == 3
+
+
+def test_a_result_that_is_checked_takes_no_place_of_a_quick_question() -> None:
+    asked = {}
+
+    def ask(what: str, seconds: float, **facts: Any) -> dict[str, Any]:
+        asked.update({what: seconds, "owner": facts["owner"]})
+        raise NotFound("no such job")
+
+    caller = Caller("reader", frozenset({"query"}), b"")
+    command = flight.FlightDescriptor.for_command(json.dumps({"job_id": str(uuid4())}))
+    with pytest.raises(NotFound):
+        Queries(ask, Offers(cast("Any", None))).info(caller, command, lambda: False)
+    assert asked["result"] > QUICK_SECONDS
+    assert asked["owner"] == "reader"
+
+
+def test_uploads_by_unknown_tokens_ask_the_daemon_seldom_and_shut_nobody_out(server: Served, daemon: _Daemon) -> None:
+    daemon.secrets.clear()
+    with server.client() as client, Peer(server.location) as flood, Peer(server.location) as known:
+        list(client.list_actions(server.options(UPLOADER)))
+        began = time.monotonic()
+        for n in range(CALLS):
+            flood.call("DoPut", f"unknown-{n}")
+            flood.until(ended=n + 1)
+        allowed = STRANGERS_BURST + STRANGERS_PER_SECOND * (time.monotonic() - began)
+        assert 0 < len(daemon.secrets) - 1 <= allowed
+        assert set(flood.ended.values()) <= {UNAUTHENTICATED, OURS}
+        for _ in range(STRANGERS_BURST + 10):
+            known.call("DoPut", UPLOADER)
+        known.listen(0.5)
+        assert not known.ended
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,8 +18,8 @@ from syndb_common.errors import InvalidRequest, Unauthenticated
 from syndb_common.flight import sql
 from syndb_common.flight.guests import ALL_STRANGE_BYTES, STRANGE_BYTES, Guests
 from syndb_common.flight.settings import FlightLimits
-from syndb_common.flight.sockets import Address, Connection
-from syndb_common.flight.streams import AWAITED_SECONDS, Streams
+from syndb_common.flight.sockets import Address, Connection, allow_many, connected
+from syndb_common.flight.streams import AWAITED_SECONDS, LEAST_BYTES, Streams
 from syndb_common.flight.wire import from_flight
 from tests.syndb_common.flight.peer import OURS, UNAUTHENTICATED, UNIMPLEMENTED, Peer
 from tests.syndb_common.flight.served import Served, served
@@ -136,10 +136,24 @@ def test_a_connection_that_showed_a_credential_may_bring_anything_and_stay_a_whi
     assert ("10.0.0.1", 1) not in guests.unwanted(found)
     leave()
     assert ("10.0.0.1", 1) not in guests.unwanted(found)
-    now = 110.0
+    now = 200.0
     assert ("10.0.0.1", 1) not in guests.unwanted(found)
-    now = 111.0
+    now = 201.0
     assert guests.unwanted(found) == set(found)
+
+
+def test_whoever_is_known_may_take_long_for_the_last_bytes_of_a_call_that_has_ended() -> None:
+    now = 0.0
+    guests = Guests(FlightLimits(stall_seconds=1.0), clock=lambda: now)
+    known, strange = ("10.0.0.1", 1), ("10.0.0.2", 1)
+    guests.enter("ipv4:10.0.0.1:1")()
+    for second in range(100):
+        now, taken = float(second), second * LEAST_BYTES
+        found = {each: Connection(7, each, acknowledged=taken) for each in (known, strange)}
+        assert known not in guests.unwanted(found)
+    assert guests.unwanted(found) == {strange}
+    now += 11
+    assert guests.unwanted(found) == {known, strange}
 
 
 def test_an_upload_may_bring_much_before_it_is_told_over_which_connection() -> None:
@@ -177,18 +191,24 @@ def test_connections_are_bounded_and_those_of_strangers_end(server: Served) -> N
 
 
 def _connected(server: Served) -> int:
-    """Connections to the server's port that are established, as the kernel lists them."""
+    return len(_peers(server))
+
+
+def _peers(server: Served) -> set[str]:
+    """Who has a connection to the server's port that is established, as the kernel lists them."""
     port = f"{urlsplit(server.location).port:04X}"
     files = (_process(server) / "net" / name for name in ("tcp", "tcp6"))
     rows = [line.split() for file in files for line in file.read_text().splitlines()[1:]]
-    return sum(local.endswith(f":{port}") and state == "01" for _, local, _, state, *_ in rows)
+    return {peer for _, local, peer, state, *_ in rows if local.endswith(f":{port}") and state == "01"}
 
 
-def test_a_client_that_pauses_goes_on(server: Served) -> None:
+def test_a_client_that_pauses_keeps_its_connection(server: Served) -> None:
     with server.client() as client:
         list(client.list_actions(server.options()))
-        _until(lambda: not _connected(server), "a connection without calls is still there")
+        before = _peers(server)
+        time.sleep(2 * LIMITS.stall_seconds)
         assert list(client.list_actions(server.options()))
+        assert _peers(server) == before
 
 
 def test_a_question_about_flight_sql_needs_a_credential_first(server: Served) -> None:
@@ -213,20 +233,36 @@ def test_a_command_of_flight_sql_that_would_take_long_to_read_is_refused(content
         sql.parse(bytes([10, len(name)]) + name + b"\x12" + _packed(len(content)) + content)
 
 
-def test_who_stands_still_is_cut_off_even_when_no_file_can_be_opened(server: Served) -> None:
-    pid = int(server.engine.pid or 0)
-    usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    with Peer(server.location) as peer:
-        peer.call("DoPut", server.owner)
-        _until(lambda: _connected(server) == 1, "the peer is not connected")
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (_lowest_free(pid), usual[1]))
-        try:
-            peer.until_closed()
-        finally:
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
-    assert _answers(server)
+def test_a_connection_is_found_and_cut_when_no_file_can_be_opened() -> None:
+    with _all_files_taken() as (accepted, peer, address):
+        with pytest.raises(OSError, match="Too many open files"):
+            os.eventfd(0)
+        connected(accepted.getsockname()[1])[address].cut()
+        assert peer.recv(1) == b""
 
 
-def _lowest_free(pid: int) -> int:
-    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
-    return min(set(range(len(taken) + 1)) - taken)
+@contextmanager
+def _all_files_taken() -> Iterator[tuple[socket.socket, socket.socket, Address]]:
+    """Both ends of a connection, and the peer's address, in a process that may open no more files."""
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        peer = stack.enter_context(socket.create_connection(listener.getsockname(), timeout=20))
+        accepted = stack.enter_context(listener.accept()[0])
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, usual)
+        most = max(map(int, os.listdir("/proc/self/fd"))) + 10
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, usual[1]))
+        with suppress(OSError):
+            for _ in range(most):
+                stack.callback(os.close, os.eventfd(0))
+        yield accepted, peer, peer.getsockname()
+
+
+def test_a_server_may_have_as_many_files_as_it_may_allow_itself() -> None:
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (usual[1] - 1, usual[1]))
+    try:
+        allow_many()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (usual[1], usual[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
