@@ -36,15 +36,18 @@ class Commits:
 
     def drop_uncommitted(self) -> None:
         """Drop partitions without a commit row. Nothing may be being published."""
-        names = ", ".join(f"'{name}'" for name in TABLES)
-        stray = self._records.read(
-            f"SELECT DISTINCT table, partition_id FROM system.parts WHERE active AND database = '{DATABASE}' "
-            f"AND table IN ({names}) AND partition NOT IN "
-            f"(SELECT toString((dataset_id, version)) FROM {DATABASE}.dataset_versions)"
-        )
+        committed = f"SELECT toString((dataset_id, version)) FROM {DATABASE}.dataset_versions"
         with self._keeper.working(LIMITS) as work:
-            for row in stray:
-                work.run(f"ALTER TABLE {DATABASE}.{row['table']} DROP PARTITION ID '{row['partition_id']}'")
+            self._drop_partitions(work, f"partition NOT IN ({committed})")
+
+    def _drop_partitions(self, work: Work, which: str) -> None:
+        names = ", ".join(f"'{name}'" for name in TABLES)
+        found = self._records.read(
+            f"SELECT DISTINCT table, partition_id FROM system.parts WHERE active AND database = '{DATABASE}' "
+            f"AND table IN ({names}) AND {which}"
+        )
+        for row in found:
+            work.run(f"ALTER TABLE {DATABASE}.{row['table']} DROP PARTITION ID '{row['partition_id']}'")
 
     def write(self, work: Work, upload: Staged, result: PublishResult) -> None:
         """Make the rows of an upload visible as the version that ``result`` names.
@@ -63,8 +66,11 @@ class Commits:
             "schema_version": schema_version[0]["version"],
             "published_at": datetime.now(UTC),
         }
-        partition = f"PARTITION (toUUID('{dataset}'), {result.version})"
+        place = f"(toUUID('{dataset}'), {result.version})"
+        partition = f"PARTITION {place}"
         try:
+            # Who failed to publish under this number before may have left rows, also in tables of which this has none.
+            self._drop_partitions(work, f"partition = toString({place})")
             for table in result.row_counts:
                 work.run(f"ALTER TABLE {DATABASE}.{table} REPLACE {partition} FROM {upload.place(table)}")
             upload.committing = work.tag
@@ -73,7 +79,7 @@ class Commits:
             if self.made(upload):
                 return
             if said_by_clickhouse(error):  # else the row may still come, and must find its rows
-                with suppress(SynDBError):  # the next start drops what is left
+                with suppress(SynDBError):  # who publishes under this number next drops what is left
                     self._drop(result, partition)
             raise
         upload.committing = None
@@ -97,9 +103,7 @@ class Commits:
         Raises:
             EngineUnavailable: nobody can say yet.
         """
-        if upload.committing is not None:
-            self._keeper.settle(upload.committing)
-            upload.committing = None
+        self.settle(upload)
         result = upload.record.result
         if result is None:
             return False
@@ -108,6 +112,16 @@ class Commits:
             f"WHERE dataset_id = toUUID('{upload.record.begin.dataset_id}') AND version = {result.version}"
         )
         return found == [{"content_hash": result.content_hash}]
+
+    def settle(self, upload: Staged) -> None:
+        """Have an end to the writing of a commit row whose answer was lost.
+
+        Raises:
+            EngineUnavailable: it may still be going on.
+        """
+        if (tag := upload.committing) is not None:
+            self._keeper.settle(tag)
+            upload.committing = None
 
     def same(self, begin: Begin, content_hash: str) -> int | None:
         """Number of the newest version when it has this content and metadata already."""

@@ -267,10 +267,17 @@ class Uploads:
             upload.leave()
 
     def abort(self, upload_id: UUID) -> None:
-        """Drop an upload; nothing happens when there is none."""
+        """Drop an upload; nothing happens when there is none.
+
+        Raises:
+            EngineUnavailable: the server does not answer.
+        """
         with self._lock:
-            upload = self._uploads.pop(upload_id, None)
+            upload = self._uploads.get(upload_id)
         if upload is not None:
+            self._commits.settle(upload)  # else its commit row could come to the next upload of that number
+            with self._lock:
+                self._uploads.pop(upload_id, None)
             upload.drop()
             with suppress(SynDBError):  # on a full disk: the next start finds it without tables
                 self._records.forget([upload_id])

@@ -37,9 +37,11 @@ class Losing(ServerBackend):
 
     Attributes:
         lose: part of the name of the table; it happens once.
+        late: whether the server has it all the same.
     """
 
     lose = ""
+    late = True
 
     def connect(self, settings: Mapping[str, Setting], *, seconds: float, session: bool = False) -> ServerConnection:
         connection = super().connect(settings, seconds=seconds, session=session)
@@ -57,6 +59,8 @@ class _Broken:
         if not self._backend.lose or self._backend.lose not in target:
             return int(self._insert(target, columns, content))
         self._backend.lose = ""
+        if not self._backend.late:
+            raise EngineUnavailable("the server went away")
         pieces = list(content)
 
         def slowly() -> Iterator[bytes]:
@@ -93,13 +97,15 @@ def uploads(keeper: Keeper) -> Uploads:
     return found
 
 
-def _begin(uploads: Uploads, name: str) -> UUID:
+def _begin(uploads: Uploads, name: str, *tables: str) -> UUID:
     metadata = DatasetMetadata(dataset=name)
-    return uploads.begin(Begin(dataset_id=dataset_id(name), metadata=metadata, tables=("neurons",), key=uuid4()))
+    return uploads.begin(
+        Begin(dataset_id=dataset_id(name), metadata=metadata, tables=tables or ("neurons",), key=uuid4())
+    )
 
 
-def _send(uploads: Uploads, upload: UUID, stream: UUID) -> None:
-    uploads.append(upload, "neurons", stream, ROWS.schema, iter([(0, ROWS)]))
+def _send(uploads: Uploads, upload: UUID, stream: UUID, table: str = "neurons") -> None:
+    uploads.append(upload, table, stream, ROWS.schema, iter([(0, ROWS)]))
 
 
 def _count(keeper: Keeper, sql: str) -> int:
@@ -126,6 +132,43 @@ def test_a_version_whose_commit_was_not_answered_is_there_with_its_rows_or_not_a
     assert (result.version, result.unchanged) == (1, False)
     assert _count(keeper, _of("commit", "dataset_versions")) == 1
     assert _count(keeper, _of("commit", "neurons")) == ROWS.num_rows
+
+
+def test_a_version_has_no_rows_of_one_that_failed_under_its_number(
+    uploads: Uploads, keeper: Keeper, backend: Losing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = _begin(uploads, "number", "neurons", "axons")
+    _send(uploads, failed, uuid4())
+    _send(uploads, failed, uuid4(), "axons")
+    monkeypatch.setattr(backend, "late", False)
+    backend.lose = "dataset_versions"
+    with pytest.raises(EngineUnavailable):
+        uploads.publish(failed)
+    uploads.abort(failed)
+    upload = _begin(uploads, "number")
+    _send(uploads, upload, uuid4())
+    result = uploads.publish(upload)
+    assert (result.version, result.row_counts) == (1, {"neurons": ROWS.num_rows})
+    assert _count(keeper, _of("number", "neurons")) == ROWS.num_rows
+    assert _count(keeper, _of("number", "axons")) == 0
+
+
+def test_an_upload_that_was_dropped_is_not_committed_afterwards(
+    uploads: Uploads, keeper: Keeper, backend: Losing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(tag: str) -> None:
+        raise EngineUnavailable("nobody can say")
+
+    upload = _begin(uploads, "dropped")
+    _send(uploads, upload, uuid4())
+    backend.lose = "dataset_versions"
+    with monkeypatch.context() as patched:
+        patched.setattr(keeper, "settle", away)
+        with pytest.raises(EngineUnavailable):
+            uploads.publish(upload)
+    uploads.abort(upload)
+    time.sleep(SECONDS)  # whatever is on its way has come
+    assert _count(keeper, _of("dropped", "dataset_versions")) == 0
 
 
 def test_a_batch_that_was_not_answered_is_stored_once(uploads: Uploads, keeper: Keeper, backend: Losing) -> None:
