@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from syndb_common.errors import (
     ConfigError,
+    Conflict,
     DataError,
     DeadlineExceeded,
     IncompleteResult,
@@ -158,7 +159,7 @@ def upload(
 
     Raises:
         DataError: the rows break a rule of the tables; message and details say which and where. Or not all were stored.
-        Conflict: the data set is being uploaded already.
+        Conflict: the data set is being uploaded already, or another process with this key has taken over.
         Unauthenticated, PeerUnavailable, EngineUnavailable, DeadlineExceeded, IncompleteResult: the connection
             failed, or the disk of the engine is full, for too long.
     """
@@ -180,7 +181,8 @@ def upload(
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         except BaseException as error:
-            if key is None or isinstance(error, SynDBError):
+            # In conflict with another of this key, the upload is that one's now.
+            if key is None or (isinstance(error, SynDBError) and not isinstance(error, Conflict)):
                 sending.abort()
             raise
 

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -85,6 +86,42 @@ async def test_a_stream_goes_on_in_the_newest_connection_only(living: LocalEngin
             await trio.to_thread.run_sync(writer.close)
         other.act(Publish(upload_id=upload_id))
     assert await rows(living, ALL.format(1)) == [{"n": 6, "ids": 6, "x": 15.0}]
+
+
+class Paused:
+    """Rows of which the second batch is held back."""
+
+    schema, num_rows = neurons(0, 1).schema, 30
+
+    def __init__(self, until: threading.Event) -> None:
+        self._until = until
+
+    def batches(self, first: int) -> Iterator[pa.RecordBatch]:
+        for number in range(first, 3):
+            yield neurons(10 * number, 10).to_batches()[0]
+            self._until.wait(60)
+
+
+async def test_an_uploader_leaves_its_upload_to_the_one_that_has_taken_over(living: LocalEngine) -> None:
+    target, key = target_of(living), uuid4()
+    stored, taken_over, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def older() -> None:
+        try:
+            rows = {"neurons": Paused(taken_over)}
+            with pytest.raises(Conflict, match="goes on in another connection"):
+                upload(target, METADATA, WORM, rows, lambda *progress: stored.set(), key=key)
+        finally:
+            ended.set()
+
+    def younger() -> PublishResult:
+        assert stored.wait(60)
+        return upload(target, METADATA, WORM, {"neurons": Paused(ended)}, lambda *progress: taken_over.set(), key=key)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, older)
+        result = await trio.to_thread.run_sync(younger)
+    assert result.row_counts == {"neurons": 30}
 
 
 async def test_an_upload_that_was_dropped_takes_nothing_and_leaves_nothing(living: LocalEngine) -> None:
