@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Self
 
 import pyarrow as pa
@@ -22,6 +22,7 @@ class Incoming:
     Arrow frees what a call reads from when its handler returns, also under a thread that is still inside it, and that
     ends the process. So the handler uses this in a ``with`` block, which ends when nobody reads any more. Until then a
     silent client may take its time, as long as it may always be silent; it is told why it should end the stream.
+    It is not silent while batches of its are being stored: it may wait to hear of them before it sends more.
 
     Args:
         reader, writer: of the call.
@@ -38,26 +39,34 @@ class Incoming:
         self._numbered = numbered
         self._reading = threading.Lock()
         self._closed = False
+        self._changing = threading.Lock()
+        self._reads = False
+        self._unstored = 0
+        self._waits = ExitStack()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._closed = True
+        with self._changing:  # nothing more will be stored
+            self._unstored = 0
+            self._look()
         if not self._reading.acquire(blocking=False):
             if self._numbered and isinstance(error, SynDBError):
                 with suppress(pa.ArrowException, OSError):  # it has gone
                     self._answer(error_record(error))
             self._reading.acquire()
+        self._reading.release()  # who comes now sees that it is closed
 
     def __iter__(self) -> Iterator[tuple[int | None, pa.RecordBatch]]:
         return self
 
     def __next__(self) -> tuple[int | None, pa.RecordBatch]:
-        with self._reading, self._stream.waiting():
+        with self._reading:
             if self._closed:
                 raise StopIteration
-            chunk = self._reader.read_chunk()
+            chunk = self._read()
         _check_size(chunk.data, self._message_bytes)  # all else is checked column by column
         if not self._numbered:
             return None, chunk.data
@@ -66,10 +75,35 @@ class Incoming:
             raise InvalidRequest("a batch without its number", hint='send {"seq": n} as its application metadata')
         return parse(Mark, mark.to_pybytes()).seq, chunk.data
 
+    def _read(self) -> Any:
+        with self._changing:
+            self._reads = True
+            self._look()
+        came = 0
+        try:
+            chunk = self._reader.read_chunk()
+            came = 1
+        finally:
+            with self._changing:
+                self._reads = False
+                if not self._closed:
+                    self._unstored += came
+                self._look()
+        return chunk
+
+    def _look(self) -> None:
+        """Say anew whether the client is waited for; :attr:`_changing` is held."""
+        self._waits.close()
+        if self._reads and not self._unstored:
+            self._waits.enter_context(self._stream.waiting())
+
     def stored(self, seq: int | None, rows: int) -> None:
-        """Tell the client that a batch is durable, if it has a number."""
+        """A batch is durable: tell the client, if it has a number."""
         if self._numbered and seq is not None:
             self._answer(to_json(Acknowledged(seq=seq, rows=rows)))
+        with self._changing:
+            self._unstored -= 1
+            self._look()
 
     def _answer(self, said: bytes) -> None:
         with self._stream.waiting():
