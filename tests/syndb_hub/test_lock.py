@@ -20,7 +20,7 @@ from pathlib import Path
 from syndb_hub import lock
 
 # Not by print, which may not interrupt itself.
-signal.signal(signal.SIGHUP, lambda *_: os.write(1, b"reload\n"))
+signal.signal(signal.SIGHUP, lambda *_: os.write(1, b"reload\\n"))
 with lock.hold(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
