@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from syndb_cli.client import Connection
 from syndb_cli.fetching import Fetched, Progress, fetch
+from syndb_cli.options import ServerUrl, TokenFile
 from syndb_cli.output import errors_as_lines, note, notes, plain, show_json
 from syndb_cli.output import progress as waiting
 from syndb_common.errors import (
@@ -112,10 +113,8 @@ def download_command(
     table: Annotated[list[str] | None, typer.Option("--table", help="Only this table. Repeatable.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait until the hub has it ready.", min=0.1)] = 3600.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was fetched as JSON.")] = False,
-    server_url: Annotated[str | None, typer.Option(help="Address of the hub.", envvar="SYNDB_SERVER_URL")] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(help="File that holds the API token; otherwise SYNDB_TOKEN, SYNDB_TOKEN_FILE.")
-    ] = None,
+    server_url: ServerUrl = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Fetch a whole version of a data set. Repeat the command to go on after an interruption."""
     with errors_as_lines(as_json=as_json):

@@ -1,10 +1,19 @@
-"""How options may be spelled: ``--data-dir`` is documented, ``--data_dir`` is understood."""
+"""Options of commands that ask the hub, and how options may be spelled: ``--data-dir`` is documented, ``--data_dir`` is
+understood."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 from typer.core import TyperGroup
+
+ServerUrl = Annotated[str | None, typer.Option("--server-url", help="Address of the hub.", envvar="SYNDB_SERVER_URL")]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--token-file", help="File that holds the API token; otherwise SYNDB_TOKEN, SYNDB_TOKEN_FILE."),
+]
 
 
 def dashed(token: str) -> str:

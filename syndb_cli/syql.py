@@ -14,6 +14,7 @@ import typer
 from syndb_cli.client import Connection
 from syndb_cli.downloading import bar
 from syndb_cli.fetching import fetch
+from syndb_cli.options import ServerUrl, TokenFile
 from syndb_cli.output import errors_as_lines, note, notes, plain, show_json, show_table
 from syndb_common.errors import Cancelled, ErrorBody, InvalidRequest, SynDBError, Unavailable
 
@@ -50,10 +51,8 @@ def syql(
     require_all: Annotated[bool, typer.Option("--require-all", help="Fail unless every node answers.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait.", min=0.1)] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="Result and provenance as one JSON document.")] = False,
-    server_url: Annotated[str | None, typer.Option(help="Address of the hub.", envvar="SYNDB_SERVER_URL")] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(help="File that holds the API token; otherwise SYNDB_TOKEN, SYNDB_TOKEN_FILE.")
-    ] = None,
+    server_url: ServerUrl = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Run a SyQL query at the hub and show the result."""
     with errors_as_lines(as_json=as_json):

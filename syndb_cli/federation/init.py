@@ -74,7 +74,7 @@ def init(
 
         quiet_logs()
         if clickhouse_endpoint or clickhouse_http_port or clickhouse_port:
-            note("the node has an engine of its own: the --clickhouse options are not needed and change nothing")
+            note("the node has an engine of its own: --clickhouse changes nothing; a server is set in [engine]")
         facts: dict[str, Any] = {
             "cluster_name": cluster_name,
             "hub_multiaddrs": tuple(hub_multiaddr or ()),
