@@ -66,25 +66,36 @@ def unpack(inline: bytes) -> pa.Table:
     gigabytes.
 
     Raises:
-        IncompleteResult: they are compressed.
+        IncompleteResult: they are compressed, or may be.
         Exception: whatever pyarrow raises over bytes that are no Arrow stream.
     """
     messages = pa.ipc.MessageReader.open_stream(inline)
     with contextlib.suppress(StopIteration):
         while True:
             message = messages.read_next_message()
-            if message.type != "schema" and (message.type != "record batch" or _is_compressed(message.metadata)):
+            if message.type not in ("schema", "record batch") or not _is_plain(message.metadata, message.type):
                 raise IncompleteResult("the node sent a part that is packed in a way nodes do not use")
     with pa.ipc.open_stream(inline) as reader:
         return reader.read_all()
 
 
-def _is_compressed(header: pa.Buffer) -> bool:
-    """Whether the buffers of a record batch are, by its header: Arrow's ``Message.fbs``, which pyarrow has checked."""
+def _is_plain(header: pa.Buffer, kind: str) -> bool:
+    """Whether a message's buffers are as they were in memory, by its header, which pyarrow has checked.
+
+    Arrow's ``Message.fbs`` says how buffers are compressed in a field of the batch. Before metadata version 5 it was
+    said in the message's custom metadata, and Arrow still reads it there.
+    """
     data = header.to_pybytes()
-    batch = _field(data, struct.unpack_from("<I", data)[0], _MESSAGE_HEADER)
-    at = _field(data, batch + struct.unpack_from("<I", data, batch)[0], _BATCH_COMPRESSION)
-    return bool(at)
+    message = struct.unpack_from("<I", data)[0]
+    version = _field(data, message, _MESSAGE_VERSION)
+    if not version or struct.unpack_from("<h", data, version)[0] != _VERSION_5:
+        return False
+    if _field(data, message, _MESSAGE_METADATA):
+        return False
+    if kind == "schema":
+        return True
+    batch = _field(data, message, _MESSAGE_HEADER)
+    return not _field(data, batch + struct.unpack_from("<I", data, batch)[0], _BATCH_COMPRESSION)
 
 
 def _field(data: bytes, table: int, number: int) -> int:
@@ -97,13 +108,16 @@ def _field(data: bytes, table: int, number: int) -> int:
     return table + offset if offset else 0
 
 
-_MESSAGE_HEADER, _BATCH_COMPRESSION = 2, 3
+_MESSAGE_VERSION, _MESSAGE_HEADER, _MESSAGE_METADATA, _BATCH_COMPRESSION = 0, 2, 4, 3
 """Numbers of the fields in their tables."""
+_VERSION_5 = 4
+"""What ``MetadataVersion`` counts from 0."""
 
 
 async def take(gathering: Gathering, table: pa.Table) -> pa.Table | None:
     """Take in a part that is here. What is large, or is written to a disk, is not for the loop."""
-    if table.nbytes <= CHECKED_HERE_BYTES and isinstance(gathering, Whole):
+    size = table.get_total_buffer_size()  # its nbytes would believe offsets that nobody has checked
+    if size <= CHECKED_HERE_BYTES and isinstance(gathering, Whole):
         return _add_all(gathering, table)
     return await trio.to_thread.run_sync(_add_all, gathering, table, abandon_on_cancel=True, limiter=checkers)
 
