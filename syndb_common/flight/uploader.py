@@ -53,6 +53,8 @@ from syndb_common.tables.versions import DatasetMetadata
 BATCH_ROWS: Final = 65_536
 PATIENCE_SECONDS: Final = 60.0
 """How long to try to reach an engine that is away before giving up: many times what its restart takes."""
+START_SECONDS: Final = 10.0
+"""The same before anything was begun: a few restarts. Somebody waits who may have named the wrong node."""
 FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 5.0
 
@@ -155,7 +157,7 @@ def upload(
         seconds: bounds each call.
         key: names this upload. With the same key another process goes on where one was killed; give it only with the
             same content. Without, the upload is dropped when it fails.
-        patience: seconds to go on trying while the engine cannot be reached.
+        patience: seconds to go on trying while the engine cannot be reached; at most 10 before it was reached once.
 
     Raises:
         DataError: the rows break a rule of the tables; message and details say which and where. Or not all were stored.
@@ -166,13 +168,13 @@ def upload(
     rows = {name: _rows(name, table) for name, table in tables.items()}
     begin = Begin(dataset_id=dataset_id, metadata=metadata, tables=tuple(tables), key=key or uuid4())
     sending = _Sending(target, seconds, begin, rows, progress)
-    until, pause = time.monotonic() + patience, FIRST_PAUSE_SECONDS
+    until, pause = time.monotonic() + min(patience, START_SECONDS), FIRST_PAUSE_SECONDS
     while True:
-        before = sending.durable
+        before = sending.steps
         try:
             return sending.attempt()
         except _PASSING:
-            if sending.durable != before:
+            if sending.steps != before:
                 until, pause = time.monotonic() + patience, FIRST_PAUSE_SECONDS
             if time.monotonic() + pause > until:
                 if key is None:
@@ -202,7 +204,7 @@ class _Sending:
     def __init__(
         self, target: UploadTarget, seconds: float, begin: Begin, rows: Mapping[str, Rows], progress: Progress | None
     ) -> None:
-        self.durable = 0
+        self._durable: dict[str, int] = {}
         self._target = target
         self._seconds = seconds
         self._begin = begin
@@ -210,6 +212,11 @@ class _Sending:
         self._progress = progress
         self._upload: UUID | None = None
         self._short = ""
+
+    @property
+    def steps(self) -> int:
+        """Grows with whatever is certain: that the upload has begun, and every batch that is stored."""
+        return sum(self._durable.values()) + (self._upload is not None)
 
     def attempt(self) -> PublishResult:
         """Go through with it on one connection."""
@@ -225,10 +232,10 @@ class _Sending:
             return session.act(Publish(upload_id=self._upload), PublishResult)
 
     def _put(self, session: _Session, put: Put, rows: Rows, first: int, stored: int) -> None:
-        self.durable += first  # where a connection begins further on, there was progress
+        self._durable[put.table] = first  # where a connection begins further on, there was progress
         for count in session.put(put, rows, first):
             stored += count
-            self.durable += 1
+            self._durable[put.table] += 1
             if self._progress is not None:
                 self._progress(put.table, stored, rows.num_rows)
         if stored != rows.num_rows:

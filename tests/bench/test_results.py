@@ -67,7 +67,7 @@ def test_the_machine_is_described(tmp_path: Path) -> None:
     assert machine["cores"] == len(os.sched_getaffinity(0))
 
 
-@pytest.mark.slow
+@pytest.mark.largest
 def test_asks_are_measured_on_both_transports(tmp_path: Path) -> None:
     entries = written(rpc.run(rounds=20), tmp_path)
     assert {name: entry["goal"] for name, entry in entries.items()} == {
@@ -79,7 +79,7 @@ def test_asks_are_measured_on_both_transports(tmp_path: Path) -> None:
     assert all(entry["n"] == 20 for entry in entries.values())
 
 
-@pytest.mark.slow
+@pytest.mark.largest
 def test_a_node_is_back_after_both_ways_in_which_a_hub_ends(tmp_path: Path) -> None:
     entries = written(reconnect.run(rounds=1), tmp_path)
     for name in ("reconnect_seconds", "reconnect_seconds_after_sigkill"):
@@ -90,7 +90,7 @@ def test_a_node_is_back_after_both_ways_in_which_a_hub_ends(tmp_path: Path) -> N
     assert not entries
 
 
-@pytest.mark.slow
+@pytest.mark.largest
 def test_the_federated_answer_is_right_before_it_is_timed(tmp_path: Path) -> None:
     (entry,) = written(federated.run(rows=20_000, rounds=2), tmp_path).values()
     assert (entry["name"], entry["n"]) == ("federated_aggregate_vs_one_clickhouse", 2)
@@ -105,7 +105,7 @@ def test_answers_that_differ_are_no_measurement() -> None:
         federated.compare({"a": (2, 1.0, 0.5)}, {"a": (2, 1.0, 0.5 + 1e-8)})
 
 
-@pytest.mark.slow
+@pytest.mark.largest
 def test_a_start_is_timed_cold_and_warm_and_the_daemons_weighed(tmp_path: Path, real_files: Path) -> None:
     entries = written(cold_start.run(rounds=1, sources=real_files), tmp_path)
     assert entries["cold_start_seconds"]["goal"] == 25.0
@@ -160,7 +160,7 @@ def test_a_cancelled_query_is_gone_from_clickhouse_before_the_clock_stops(tmp_pa
     assert goals(written(cancel.run(rounds=1), tmp_path)) == {"query_cancel_seconds": 0.5}
 
 
-@pytest.mark.slow
+@pytest.mark.largest
 def test_row_queries_are_whole_before_they_are_timed_and_weighed(tmp_path: Path) -> None:
     entries = written(row_queries.run(rows=3_000, large_rows=6_000, rounds=1), tmp_path)
     assert goals(entries) == {

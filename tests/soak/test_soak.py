@@ -45,7 +45,7 @@ QUERIES = (
     "SELECT no_such_column FROM synapses SCOPE federation",
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(SECONDS + 240)]
+pytestmark = [pytest.mark.largest, pytest.mark.timeout(SECONDS + 240)]
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,20 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from uuid import UUID, uuid4
+from typing import Any
+from uuid import NAMESPACE_DNS, UUID, uuid4, uuid5
 
 import pyarrow as pa
+import pyarrow.flight as flight
 import pytest
 import trio
 
 from syndb_common.engine.local import LocalEngine
 from syndb_common.engine.published import versions
-from syndb_common.errors import Conflict, NotFound
-from syndb_common.flight.uploader import upload
-from syndb_common.flight.uploads import Abort, Publish, PublishResult, Put
+from syndb_common.errors import Conflict, NotFound, Unavailable
+from syndb_common.flight.tls import Certificate, ensure_certificate
+from syndb_common.flight.uploader import UploadTarget, upload
+from syndb_common.flight.uploads import Abort, Begun, Publish, PublishResult, Put, UploadStatus
 from tests.syndb_common.flight.uploading import (
     METADATA,
     WORM,
@@ -251,3 +254,31 @@ async def test_a_client_that_was_killed_goes_on_in_another_process(living: Local
     assert lines[-1] == "published"
     assert int(lines[0]) > 5_000
     assert await rows(living, ALL.format(1)) == [{"n": 30_000, "ids": 30_000, "x": sum(range(30_000))}]
+
+
+class Stuck(flight.FlightServerBase):
+    """Has stored five batches, says so, and takes no more."""
+
+    def __init__(self, certificate: Certificate) -> None:
+        super().__init__("grpc+tls://127.0.0.1:0", tls_certificates=[(certificate.certificate, certificate.key)])
+        self.tried = 0
+
+    def do_action(self, context: Any, action: Any) -> list[bytes]:
+        upload_id = uuid5(NAMESPACE_DNS, "stuck")
+        if action.type == "status":
+            streams = {uuid5(upload_id, "neurons"): 5}
+            return [UploadStatus(streams=streams, rows={}, state="open").model_dump_json().encode()]
+        return [Begun(upload_id=upload_id).model_dump_json().encode()]
+
+    def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        self.tried += 1
+        raise flight.FlightUnavailableError("not now")
+
+
+def test_an_engine_that_stores_nothing_more_is_given_up(tmp_path: Path) -> None:
+    certificate = ensure_certificate(tmp_path)
+    with Stuck(certificate) as stuck:
+        target = UploadTarget(f"grpc+tls://localhost:{stuck.port}", certificate.certificate, "token")
+        with pytest.raises(Unavailable):
+            upload(target, METADATA, WORM, {"neurons": neurons(0, 10)}, patience=1.0)
+    assert stuck.tried > 1
