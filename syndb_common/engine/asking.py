@@ -25,7 +25,7 @@ MAX_LONG: Final = 64
 """Longer questions under way: queries that clients wait for. Each keeps a thread of Flight waiting."""
 
 MAX_LONG_OF_ONE: Final = 16
-"""Of these, how many one owner may have."""
+"""Of these, how many one client may have."""
 
 MAX_ASKED: Final = MAX_QUICK + MAX_LONG
 
@@ -36,7 +36,7 @@ LOOK_SECONDS: Final = 0.25
 @dataclass(slots=True)
 class _Waiting:
     quick: bool
-    owner: object
+    whose: str
     done: threading.Event = field(default_factory=threading.Event)
     header: dict[str, Any] = field(default_factory=dict)
 
@@ -51,19 +51,19 @@ class Asker:
         self._lock = threading.Lock()
 
     def ask(
-        self, what: str, seconds: float, *, gone: Callable[[], bool] = lambda: False, **facts: Any
+        self, what: str, seconds: float, *, whose: str = "", gone: Callable[[], bool] = lambda: False, **facts: Any
     ) -> dict[str, Any]:
         """The daemon's answer to ``what``; blocks for at most ``seconds``, or until nobody is interested any more.
 
-        The fact ``owner`` says for whom it is asked.
+        ``whose`` names the client for whom it is asked.
 
         Raises:
-            TooManyRequests: too much is being asked already, by all or for this owner.
+            TooManyRequests: too much is being asked already, by all or for this client.
             DeadlineExceeded: the daemon did not answer in time.
             Cancelled: ``gone`` said so.
             SynDBError: what the daemon answered.
         """
-        waiting = _Waiting(seconds <= QUICK_SECONDS, facts.get("owner"))
+        waiting = _Waiting(seconds <= QUICK_SECONDS, whose)
         with self._lock:
             self._check_room(waiting)
             self._number += 1
@@ -91,7 +91,7 @@ class Asker:
         alike = [each for each in self._waiting.values() if each.quick == waiting.quick]
         if len(alike) >= (MAX_QUICK if waiting.quick else MAX_LONG):
             raise TooManyRequests(f"{len(alike)} requests wait for the daemon", hint="try again in a moment")
-        if not waiting.quick and sum(each.owner == waiting.owner for each in alike) >= MAX_LONG_OF_ONE:
+        if not waiting.quick and sum(each.whose == waiting.whose for each in alike) >= MAX_LONG_OF_ONE:
             raise TooManyRequests(
                 f"{MAX_LONG_OF_ONE} queries of yours are waited for already", hint="wait until some of them have ended"
             )

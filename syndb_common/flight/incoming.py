@@ -67,7 +67,7 @@ class Incoming:
             if self._closed:
                 raise StopIteration
             chunk = self._read()
-        _check_size(chunk.data, self._message_bytes)  # all else is checked column by column
+        _check_rows(chunk.data, self._message_bytes)  # all else is checked column by column
         if not self._numbered:
             return None, chunk.data
         mark = chunk.app_metadata
@@ -110,18 +110,21 @@ class Incoming:
             self._writer.write(said)
 
 
-def check_batch(batch: pa.RecordBatch, message_bytes: int) -> None:
+def check_batch(batch: pa.RecordBatch | None, message_bytes: int) -> None:
     """Refuse what is too large, or not what it says it is.
 
     Raises:
+        InvalidRequest: there is no batch.
         LimitExceeded: it has more than ``message_bytes``.
         pa.ArrowInvalid: it is damaged.
     """
-    _check_size(batch, message_bytes)
-    batch.validate(full=True)
+    _check_rows(batch, message_bytes).validate(full=True)
 
 
-def _check_size(batch: pa.RecordBatch, message_bytes: int) -> None:
+def _check_rows(batch: pa.RecordBatch | None, message_bytes: int) -> pa.RecordBatch:
+    if batch is None:
+        raise InvalidRequest("a message without rows", hint="send what is said of a batch along with it")
     # Its nbytes would believe offsets that nobody has checked.
     if batch.get_total_buffer_size() > message_bytes:
         raise LimitExceeded(f"a batch of more than {message_bytes} bytes", hint="send smaller batches")
+    return batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -20,10 +21,8 @@ from syndb_common.flight.requests import parse
 from syndb_common.flight.stored import parts_of
 
 RUN_SECONDS = 3600.0
-"""How long a client may wait for a query. A longer one is submitted over HTTP and fetched by its ``job_id``."""
-
-RESULT_SECONDS = 60.0
-"""How long a finished result may take to be found and checked: all of its file is read, so it waits as queries do."""
+"""How long a client may wait for a query. A longer one is submitted over HTTP and fetched by its ``job_id``; all of its
+file is read and checked then, which waits as queries do."""
 
 MAX_TEXT = 100_000
 """Characters of a query, as over HTTP."""
@@ -102,15 +101,15 @@ class Queries:
         return self._job("cancel", caller, job_id)
 
     def _run(self, caller: Caller, command: Command, gone: Callable[[], bool]) -> dict[str, Any]:
+        ask = partial(self._ask, whose=caller.id, gone=gone)
         if command.job_id is not None:
-            return self._ask("result", RESULT_SECONDS, gone=gone, job_id=str(command.job_id), owner=_owner(caller))
+            return ask("result", RUN_SECONDS, job_id=str(command.job_id), owner=_owner(caller))
         if command.dataset is not None:
             which = {"dataset": command.dataset, "version": command.version, "table": command.table}
-            return self._ask("table", RUN_SECONDS, gone=gone, owner=caller.id, **which)
-        return self._ask(
+            return ask("table", RUN_SECONDS, owner=caller.id, **which)
+        return ask(
             "run",
             RUN_SECONDS,
-            gone=gone,
             owner=caller.id,
             query=command.query,
             scope=command.scope,

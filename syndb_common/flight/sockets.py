@@ -19,6 +19,8 @@ _COUNTERS = struct.Struct("=QQ")
 _COUNTERS_AT = 120
 """Where ``tcpi_bytes_acked`` and ``tcpi_bytes_received`` stand in the kernel's ``struct tcp_info``."""
 
+MOST_CLOSED = 10_000
+"""So many numbers in a row that stand for nothing are the end: what is opened gets the lowest that is free."""
 
 Address = tuple[str, int]
 """IP address and port of a peer."""
@@ -57,7 +59,7 @@ class Connection:
 
     def cut(self) -> None:
         """Shut it down; nothing happens when it has gone."""
-        with suppress(OSError), _borrowed(self.descriptor) as connection:
+        with suppress(OSError), _held(self.descriptor) as connection:
             if _remote(connection) == self.address:  # its number may have been given to another since the look
                 connection.shutdown(socket.SHUT_RDWR)
 
@@ -86,8 +88,22 @@ def allow_many() -> None:
 def _descriptors() -> Iterable[int]:
     try:
         return [int(name) for name in os.listdir("/proc/self/fd")]
-    except OSError:  # none is left for the listing itself: try every number there can be, which opens nothing
-        return range(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    except OSError:  # none is left for the listing itself
+        return _tried()
+
+
+def _tried() -> Iterator[int]:
+    """The numbers of what is open, found by trying each of them, which opens nothing."""
+    number = closed = 0
+    while closed < MOST_CLOSED:
+        try:
+            os.fstat(number)
+        except OSError:
+            closed += 1
+        else:
+            closed = 0
+            yield number
+        number += 1
 
 
 @contextmanager
@@ -97,6 +113,22 @@ def _borrowed(descriptor: int) -> Iterator[socket.socket]:
         yield connection
     finally:
         connection.detach()  # it is gRPC's
+
+
+@contextmanager
+def _held(descriptor: int) -> Iterator[socket.socket]:
+    """What a number stands for now, also when the number is given to another meanwhile; unless no file is left."""
+    try:
+        own = os.dup(descriptor)
+    except OSError:
+        with _borrowed(descriptor) as connection:
+            yield connection
+        return
+    try:
+        with _borrowed(own) as connection:
+            yield connection
+    finally:
+        os.close(own)
 
 
 def _look(descriptor: int, port: int) -> Connection | None:

@@ -129,13 +129,13 @@ async def silent(nursery: trio.Nursery) -> AsyncIterator[_Silent]:
     silent.left = True
 
 
-async def test_queries_leave_room_for_quick_questions_and_one_owner_for_others(silent: _Silent) -> None:
-    for owner in range(MAX_LONG // MAX_LONG_OF_ONE):
-        await silent.wait(MAX_LONG_OF_ONE, seconds=60, owner=str(owner))
+async def test_queries_leave_room_for_quick_questions_and_one_client_for_others(silent: _Silent) -> None:
+    for client in range(MAX_LONG // MAX_LONG_OF_ONE):
+        await silent.wait(MAX_LONG_OF_ONE, seconds=60, whose=str(client))
         with pytest.raises(TooManyRequests):
-            silent.asker.ask("one more", 60, owner=str(owner))
+            silent.asker.ask("one more", 60, whose=str(client))
     with pytest.raises(TooManyRequests):
-        silent.asker.ask("of another", 60, owner="another")
+        silent.asker.ask("of another", 60, whose="another")
     with pytest.raises(DeadlineExceeded):
         silent.asker.ask("who is this", 0.01)
 

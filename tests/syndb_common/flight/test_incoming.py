@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from syndb_common.errors import InvalidRequest
 from syndb_common.flight.incoming import Incoming
 from syndb_common.flight.settings import FlightLimits
 from syndb_common.flight.streams import Stream, Streams
@@ -19,8 +20,8 @@ BATCH = pa.record_batch({"source_id": ["a"]})
 
 
 class _Chunk:
-    def __init__(self, seq: int) -> None:
-        self.data = BATCH
+    def __init__(self, seq: int, data: pa.RecordBatch | None) -> None:
+        self.data = data
         self.app_metadata = pa.py_buffer(b'{"seq": %d}' % seq)
 
 
@@ -29,13 +30,14 @@ class _Call:
 
     def __init__(self) -> None:
         self.sent: queue.Queue[int | None] = queue.Queue()
+        self.rows: pa.RecordBatch | None = BATCH
         self.said: list[bytes] = []
 
     def read_chunk(self) -> _Chunk:
         seq = self.sent.get(timeout=60)
         if seq is None:
             raise StopIteration
-        return _Chunk(seq)
+        return _Chunk(seq, self.rows)
 
     def write(self, said: bytes) -> None:
         self.said.append(said)
@@ -112,3 +114,10 @@ def test_who_reads_on_after_the_call_has_ended_finds_the_end(call: _Call, stream
     thread = _reading(incoming)
     thread.join(60)
     assert not thread.is_alive()
+
+
+def test_a_message_without_rows_is_refused(call: _Call, stream: Stream) -> None:
+    call.rows = None
+    call.sent.put(0)
+    with pytest.raises(InvalidRequest, match="a message without rows"), _incoming(call, stream) as incoming:
+        next(incoming)

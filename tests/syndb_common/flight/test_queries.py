@@ -25,7 +25,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import flight
 
-from syndb_common.engine.asking import QUICK_SECONDS
 from syndb_common.engine.interface import Offer
 from syndb_common.engine.offers import Offers
 from syndb_common.errors import (
@@ -40,7 +39,7 @@ from syndb_common.errors import (
 from syndb_common.flight import sql
 from syndb_common.flight.access import Caller
 from syndb_common.flight.client import read_table
-from syndb_common.flight.queries import Queries
+from syndb_common.flight.queries import RUN_SECONDS, Queries
 from syndb_common.flight.stored import PARTS, parts_of
 from syndb_common.flight.streams import STRANGERS_BURST, STRANGERS_PER_SECOND
 from syndb_common.flight.wire import from_flight
@@ -260,19 +259,19 @@ def test_a_completed_job_is_read_with_fresh_tickets(server: Served, daemon: _Dae
     assert _read(server, _info(server, json.dumps({"job_id": daemon.job_id}))).num_rows == 3
 
 
-def test_a_result_that_is_checked_takes_no_place_of_a_quick_question() -> None:
-    asked = {}
+@pytest.mark.parametrize(("rights", "owner"), [({"query"}, "reader"), ({"query", "admin"}, None)])
+def test_a_result_that_is_checked_waits_as_queries_of_its_caller_do(rights: set[str], owner: str | None) -> None:
+    asked: list[dict[str, Any]] = []
 
     def ask(what: str, seconds: float, **facts: Any) -> dict[str, Any]:
-        asked.update({what: seconds, "owner": facts["owner"]})
+        asked.append({"what": what, "seconds": seconds, "whose": facts["whose"], "owner": facts["owner"]})
         raise NotFound("no such job")
 
-    caller = Caller("reader", frozenset({"query"}), b"")
+    caller = Caller("reader", frozenset(rights), b"")
     command = flight.FlightDescriptor.for_command(json.dumps({"job_id": str(uuid4())}))
     with pytest.raises(NotFound):
         Queries(ask, Offers(cast("Any", None))).info(caller, command, lambda: False)
-    assert asked["result"] > QUICK_SECONDS
-    assert asked["owner"] == "reader"
+    assert asked == [{"what": "result", "seconds": RUN_SECONDS, "whose": "reader", "owner": owner}]
 
 
 def test_uploads_by_unknown_tokens_ask_the_daemon_seldom_and_shut_nobody_out(server: Served, daemon: _Daemon) -> None:
