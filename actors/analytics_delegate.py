@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from actors.catalogue import Catalogue
-from actors.delivering import DELIVERY_SECONDS, Deliverer, Taker
+from actors.delivering import Deliverer, Taker
 from actors.runtime import Actor, handle
 from syndb_common import tracing
 from syndb_common.engine.interface import INLINE_BYTES, Answer, Engine, Limits
@@ -176,7 +176,8 @@ class AnalyticsDelegate(Actor):
                 await self._engine.cancel(query_id)
                 raise InvalidRequest("the part cannot be delivered: the question does not say where to")
             try:
-                self._deliverer.start(part, taker, message.push_to, seconds=DELIVERY_SECONDS, query_id=query_id)
+                seconds = message.delivery_seconds
+                self._deliverer.start(part, taker, message.push_to, seconds=seconds, query_id=query_id)
             except SynDBError:
                 await self._engine.cancel(query_id)
                 raise

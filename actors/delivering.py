@@ -22,9 +22,9 @@ log = structlog.get_logger(__name__)
 MAX_DELIVERIES = 16
 """Deliveries at once. Each holds a thread and a batch on its way."""
 
-DELIVERY_SECONDS = 3600.0
-"""For one delivery. One that stands still is ended sooner by the Flight servers at its two ends, one that nobody waits
-for by the hub; this is for a hub that vanished."""
+MARGIN_SECONDS = 60.0
+"""What a delivery may take beyond what the hub waits for all of it. One that stands still is ended sooner by the Flight
+servers at its two ends, one that nobody waits for by the hub; this is for a hub that vanished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Deliverer:
             self._nursery = None
 
     def start(self, offer: Offer, taker: Taker, to: FlightEndpoint, *, seconds: float, query_id: str) -> None:
-        """Begin to deliver an offer and return.
+        """Begin to deliver an offer, which takes at most ``seconds`` and a margin, and return.
 
         Raises:
             TooManyRequests: as many as may are under way.
@@ -72,10 +72,11 @@ class Deliverer:
             raise Unavailable("the node is starting or stopping", hint="repeat the query in a moment")
         if self._under_way >= MAX_DELIVERIES:
             raise TooManyRequests(f"this node delivers {MAX_DELIVERIES} parts already", hint="Try again in a moment.")
-        self._under_way += 1
+        seconds += MARGIN_SECONDS
         offered = FlightEndpoint(location=self._own_flight(), certificate=offer.certificate, ticket=offer.ticket)
         reading = Reading(offered, seconds=seconds, max_bytes=sys.maxsize, secret=taker.secret)
         self._nursery.start_soon(self._deliver, Delivering(reading, to, seconds), query_id)
+        self._under_way += 1
 
     async def _deliver(self, delivering: Delivering, query_id: str) -> None:
         try:

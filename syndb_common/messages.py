@@ -355,6 +355,7 @@ class AnalyticsQuery(Message):
             reader, whose tickets are for whoever has them.
         delivery: how a large part shall come. A node that does not know this field offers a ticket.
         push_to: for ``push``: the hub's Flight server, and a ticket for one delivery.
+        delivery_seconds: how long the hub waits for all of a part that is delivered; hubs that do not say give an hour.
     """
 
     reply_type = AnalyticsResult
@@ -364,6 +365,7 @@ class AnalyticsQuery(Message):
     reader: bytes = Field(default=b"", max_length=32)
     delivery: DeliveryWay = "pull"
     push_to: FlightEndpoint | None = None
+    delivery_seconds: float = Field(default=3600.0, gt=0, le=86_400)
 
 
 class CancelQuery(Message):

@@ -44,6 +44,8 @@ LOOKS_WITHIN_DEADLINE = 8
 """How often within its deadline is looked whether rows of a part came."""
 GRACE = 2 / LOOKS_WITHIN_DEADLINE
 """Share of its deadline that a streaming part has more, so that rows that came in time are seen in time."""
+MAX_DELIVERY_SECONDS = 86_400.0
+"""The longest that a node may be given, as it is the longest query of a job."""
 CANCEL_SECONDS = 2.0
 """How long telling a node to stop may take; it notices the closed stream by itself as well."""
 ON_THE_WAY = (PeerUnavailable, IncompleteResult, DeadlineExceeded)
@@ -304,6 +306,7 @@ class FanOut:
                     reader=asking.reader,
                     delivery=delivery.way,
                     push_to=delivery.push_to,
+                    delivery_seconds=min(asking.stream_seconds(until), MAX_DELIVERY_SECONDS),
                 )
                 result: AnalyticsResult = await peer.ask(question, timeout=question.seconds)
                 with damage():

@@ -16,6 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from actors.analytics_delegate import AnalyticsDelegate, Running
 from actors.catalogue import Catalogue
+from actors.delivering import Taker
 from actors.runtime import ActorRef, ChildSpec, MailboxFull, Supervisor, run_tree
 from syndb_common.engine.interface import INLINE_BYTES, Answer, Limits, Offer, Scan
 from syndb_common.engine.local import LocalEngine
@@ -30,7 +31,7 @@ from syndb_common.errors import (
 )
 from syndb_common.flight import client as flight
 from syndb_common.flight.uploader import UploadTarget, upload
-from syndb_common.messages import Acknowledged, AnalyticsQuery, AnalyticsResult, CancelQuery
+from syndb_common.messages import Acknowledged, AnalyticsQuery, AnalyticsResult, CancelQuery, FlightEndpoint
 from syndb_common.syql import Plan, conform, parse, partial_schema, plan
 from syndb_common.tables import schema
 from syndb_common.tables.identity import row_id
@@ -157,6 +158,20 @@ async def test_through_a_relay_a_part_travels_in_the_answer_up_to_the_size_the_o
     asked = question().model_copy(update={"delivery": "frames"})
     assert (await analyst.ask(asked, timeout=5)).inline is not None
     assert engine.inline_bytes == 300_000
+
+
+async def test_a_part_is_delivered_for_as_long_as_the_hub_waits_for_all_of_it(start: Start) -> None:
+    begun: list[tuple[FlightEndpoint, float]] = []
+
+    class Recording:
+        def start(self, offer: Offer, taker: Taker, to: FlightEndpoint, *, seconds: float, query_id: str) -> None:
+            begun.append((to, seconds))
+
+    engine = ready(answers=lambda: Offer(b"ticket", "grpc+tls://127.0.0.1:1", "pem", 30.0))
+    hub = FlightEndpoint(location="grpc+tls://192.0.2.1:1", certificate="pem", ticket=b"delivery")
+    asked = question().model_copy(update={"delivery": "push", "push_to": hub, "delivery_seconds": 7200.0})
+    assert (await (await start(engine, deliverer=Recording())).ask(asked, timeout=5)).pushed
+    assert begun == [(hub, 7200.0)]
 
 
 async def test_a_larger_part_is_refused_and_its_query_ended(start: Start) -> None:

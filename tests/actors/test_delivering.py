@@ -14,10 +14,10 @@ import pytest
 import trio
 from pyarrow import flight
 
-from actors.delivering import Deliverer, Taker
+from actors.delivering import MAX_DELIVERIES, Deliverer, Taker
 from syndb_common.engine.interface import Limits, Offer
 from syndb_common.engine.local import LocalEngine
-from syndb_common.errors import IncompleteResult, LimitExceeded, NotFound, SynDBError
+from syndb_common.errors import EngineUnavailable, IncompleteResult, LimitExceeded, NotFound, SynDBError
 from syndb_common.flight.client import connect, fetch
 from syndb_common.flight.settings import FlightSettings
 from syndb_common.flight.wire import PART
@@ -41,11 +41,13 @@ class Both:
         assert expected is not None
         return expected
 
-    async def deliver(self, to: FlightEndpoint, sql: str = NUMBERS, limits: Limits | None = None) -> None:
+    async def deliver(
+        self, to: FlightEndpoint, sql: str = NUMBERS, limits: Limits | None = None, *, seconds: float = 20.0
+    ) -> None:
         taker = Taker()
         offer = await self.node.answer(sql, query_id="q", reader=taker.reader, limits=limits)
         assert isinstance(offer, Offer)
-        self.deliverer.start(offer, taker, to, seconds=20.0, query_id="q")
+        self.deliverer.start(offer, taker, to, seconds=seconds, query_id="q")
 
     async def read(self, to: FlightEndpoint) -> pa.Table:
         assert to.ticket is not None
@@ -116,6 +118,25 @@ async def test_a_delivery_that_does_not_end_properly_is_an_error_at_its_reader(b
         with pytest.raises(pa.ArrowException):
             await trio.to_thread.run_sync(send, to, 3, end)
     assert isinstance(outcome[0], IncompleteResult)
+
+
+async def test_a_delivery_has_the_time_that_the_hub_waits_and_a_margin(both: Both) -> None:
+    to = await both.expect()
+    await both.deliver(to, seconds=0.001)
+    assert (await both.read(to)).num_rows == ROWS
+
+
+async def test_a_delivery_that_cannot_begin_takes_no_place(nursery: trio.Nursery) -> None:
+    def restarting() -> str:
+        raise EngineUnavailable("the engine is starting")
+
+    deliverer = Deliverer(restarting)
+    await nursery.start(deliverer.run)
+    to = FlightEndpoint(location="grpc+tls://hub:1", certificate="pem", ticket=b"ticket")
+    for _ in range(MAX_DELIVERIES + 1):
+        with pytest.raises(EngineUnavailable):
+            deliverer.start(Offer(b"ticket", "", "pem", 30), Taker(), to, seconds=20.0, query_id="q")
+    nursery.cancel_scope.cancel()
 
 
 def send(to: FlightEndpoint, rows: int, end: bytes | None) -> None:

@@ -127,10 +127,16 @@ def test_nonces_and_proofs_have_their_size(size: int) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 86_401, float("nan"), float("inf")])
-def test_a_question_has_a_deadline_that_is_one(seconds: float) -> None:
+@pytest.mark.parametrize("field", ["seconds", "delivery_seconds"])
+def test_a_question_has_deadlines_that_are_some(field: str, seconds: float) -> None:
     sent = wire(EXAMPLES[AnalyticsQuery])
     with pytest.raises(ValidationError):
-        AnalyticsQuery.model_validate({**sent, "seconds": seconds})
+        AnalyticsQuery.model_validate({**sent, field: seconds})
+
+
+def test_a_hub_that_does_not_say_how_long_it_waits_for_a_delivery_gives_an_hour() -> None:
+    sent = {key: value for key, value in wire(EXAMPLES[AnalyticsQuery]).items() if key != "delivery_seconds"}
+    assert AnalyticsQuery.model_validate(sent).delivery_seconds == 3600
 
 
 @pytest.mark.parametrize("flight", ["", "grpc+tls://localhost:50052", "grpc+tls://[2001:db8::1]:1"])

@@ -30,6 +30,7 @@ class Nodes:
     def __init__(self, merger: Any, answers: dict[str, int | SynDBError | Callable[[pa.Table], bytes]]) -> None:
         self.directory = Directory()
         self.answers = answers
+        self.questions: list[AnalyticsQuery] = []
         for name in answers:
             versions = (published(name, synapses=10),)
             self.directory.publish([cluster(name, health=Health.HEALTHY, cause="", versions=versions)])
@@ -47,6 +48,7 @@ class Nodes:
 
     def _peer(self, node: Cluster) -> Peer:
         def compute(message: AnalyticsQuery) -> AnalyticsResult:
+            self.questions.append(message)
             answer = self.answers[node.record.name]
             if isinstance(answer, SynDBError):
                 raise answer
@@ -133,6 +135,14 @@ async def test_a_part_that_is_not_in_order_is_refused_and_the_others_answer(
     causes = {outcome.cluster: outcome.cause for outcome in provenance.nodes}
     assert "not in the order" in causes["fly"]
     assert read(writer, tmp_path).to_pydict() == {"synapse_count": [1, 2, None]}
+
+
+async def test_nodes_are_told_how_long_all_of_their_rows_are_waited_for(writer: ResultWriter) -> None:
+    nodes = Nodes(None, {"worm": 1})
+    await nodes.run_into(ROWS, writer, seconds=7200.0)
+    [asked] = nodes.questions
+    assert asked.seconds <= 20
+    assert 7000 < asked.delivery_seconds <= 7200
 
 
 async def test_an_aggregate_is_merged(merger: LocalEngine, writer: ResultWriter, tmp_path: Path) -> None:
