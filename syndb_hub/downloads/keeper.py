@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from syndb_common import tracing
 from syndb_common.errors import Conflict, NotFound, SynDBError, TooManyRequests, Unavailable
 from syndb_common.exporting import ExportFormat, Sink, save
+from syndb_hub.ages import Ages
 from syndb_hub.downloads.download import Download, DownloadedFile
 from syndb_hub.downloads.preparing import prepare
 from syndb_hub.downloads.versions import select, tables_of
@@ -57,7 +58,8 @@ class Downloads:
         jobs: answers the queries for the rows.
         holdings: what may be seen, with its holders.
         settings: how large a table, and how old a download, may become.
-        now: the clock.
+        now: the machine's clock, for the dates.
+        ages: how old downloads are.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Downloads:
         settings: JobSettings,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        ages: Ages | None = None,
     ) -> None:
         self._folder = folder
         self._jobs = jobs
@@ -75,6 +78,7 @@ class Downloads:
         self._life = timedelta(hours=settings.result_ttl_hours)
         self._room = STORED * settings.max_result_bytes
         self._now = now
+        self._ages = ages or Ages(now)
         self._downloads: dict[UUID, Download] = {}
         self._active: dict[UUID, _Active] = {}
         self._workers = trio.Semaphore(WORKERS)
@@ -190,10 +194,11 @@ class Downloads:
 
     async def clean(self) -> None:
         """Forget what is too old and, where all together are too large, the oldest."""
-        oldest = self._now() - self._life
         room = self._room - sum(file.bytes for download in self._downloads.values() for file in download.files)
         for download in sorted(self._downloads.values(), key=lambda each: each.created_at):
-            if download.finished_at is not None and (download.finished_at < oldest or room < 0):
+            if download.finished_at is None:
+                continue
+            if self._ages.of(download.download_id, download.finished_at) > self._life or room < 0:
                 room += sum(file.bytes for file in download.files)
                 await self._forget(download)
 
@@ -204,6 +209,7 @@ class Downloads:
 
     async def _forget(self, download: Download) -> None:
         self._downloads.pop(download.download_id, None)
+        self._ages.forget(download.download_id)
         await trio.to_thread.run_sync(shutil.rmtree, self._folder / str(download.download_id), True)
 
     async def _work(self, download: Download, holding: Holding) -> None:
@@ -219,6 +225,7 @@ class Downloads:
         finally:
             del self._active[download.download_id]
             self._downloads[download.download_id] = ended.model_copy(update={"finished_at": self._now()})
+            self._ages.begin(download.download_id)
             if ended.status is not JobStatus.COMPLETED:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(shutil.rmtree, self._folder / str(download.download_id), True)

@@ -25,6 +25,7 @@ from syndb_common.exporting import ExportFormat
 from syndb_common.syql.plan import Scope
 from syndb_common.tables.identity import dataset_id
 from syndb_common.tables.versions import DatasetMetadata, PublishedVersion
+from syndb_hub.ages import Ages
 from syndb_hub.auth import Right
 from syndb_hub.downloads import Downloads
 from syndb_hub.federation.targets import Holding
@@ -278,12 +279,19 @@ async def test_a_restart_keeps_what_was_whole_and_drops_the_rest(hub, tmp_path):
 
 
 async def test_downloads_expire_and_the_oldest_give_way(hub, tmp_path):
-    clock = Clock()
+    clock, passed = Clock(), [0.0]
+    ages = Ages(clock, clock=lambda: passed[0])
     async with trio.open_nursery() as nursery:
-        downloads = Downloads(tmp_path / "small", hub.jobs, hub.federation.holdings, JobSettings(), now=clock)
+        downloads = Downloads(
+            tmp_path / "small", hub.jobs, hub.federation.holdings, JobSettings(), now=clock, ages=ages
+        )
         await nursery.start(downloads.run)
         old = await prepared(downloads, 1)
-        clock.time += timedelta(hours=25)
+        for step in (timedelta(hours=25), timedelta(days=-3)):
+            clock.time += step  # somebody sets the machine's clock
+            await downloads.clean()
+            assert downloads.get(old.download_id) == old
+        passed[0] += 25 * 3600
         await downloads.clean()
         with pytest.raises(NotFound):
             downloads.get(old.download_id)
