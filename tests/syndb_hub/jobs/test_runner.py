@@ -21,6 +21,7 @@ from syndb_common.errors import (
     Unavailable,
 )
 from syndb_common.syql.plan import Scope
+from syndb_hub.ages import Ages
 from syndb_hub.auth import TokenService
 from syndb_hub.jobs import JobRunner, JobStatus
 from syndb_hub.settings import JobSettings
@@ -49,9 +50,17 @@ def clock():
 
 
 @pytest.fixture
-def start(store, queries, tmp_path, nursery, clock):
+def passed():
+    """Seconds that went by."""
+    return [0.0]
+
+
+@pytest.fixture
+def start(store, queries, tmp_path, nursery, clock, passed):
     async def started(settings: JobSettings | None = None, **options: int) -> JobRunner:
-        runner = JobRunner(store, queries, tmp_path / "objects", settings or JobSettings(), now=clock, **options)
+        ages = Ages(clock, clock=lambda: passed[0])
+        objects = tmp_path / "objects"
+        runner = JobRunner(store, queries, objects, settings or JobSettings(), now=clock, ages=ages, **options)
         await nursery.start(runner.run)
         return runner
 
@@ -275,13 +284,13 @@ async def test_a_stopped_runner_takes_no_jobs(store, queries, tmp_path):
         await runner.submit(QUERY, owner="me")
 
 
-async def test_an_expired_result_is_deleted_and_its_job_is_remembered(start, clock, tmp_path):
+async def test_an_expired_result_is_deleted_and_its_job_is_remembered(start, clock, passed, tmp_path):
     runner = await start(JobSettings(result_ttl_hours=1))
     job = await ended(runner, (await runner.submit(QUERY, owner="me")).id)
-    clock.time += timedelta(hours=1)
+    passed[0] += 3600
     await runner.clean()
     await runner.result(job.id)
-    clock.time += timedelta(seconds=1)
+    passed[0] += 1
     await runner.clean()
     with pytest.raises(NotFound, match="not kept"):
         await runner.result(job.id)
@@ -291,6 +300,19 @@ async def test_an_expired_result_is_deleted_and_its_job_is_remembered(start, clo
     await runner.clean()
     with pytest.raises(NotFound):
         await runner.get(job.id)
+
+
+@pytest.mark.parametrize("step", [timedelta(days=20), timedelta(days=-20)], ids=["forward", "back"])
+async def test_a_result_lives_as_long_wherever_the_machines_clock_is_set_to(start, clock, passed, step):
+    runner = await start(JobSettings(result_ttl_hours=1))
+    job = await ended(runner, (await runner.submit(QUERY, owner="me")).id)
+    clock.time += step
+    await runner.clean()
+    await runner.result(job.id)
+    passed[0] += 3601
+    await runner.clean()
+    with pytest.raises(NotFound, match="not kept"):
+        await runner.result(job.id)
 
 
 async def test_the_oldest_results_give_way_when_the_folder_is_full(start, clock, queries):
