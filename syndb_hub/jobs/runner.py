@@ -29,6 +29,7 @@ from syndb_common import tracing
 from syndb_common.errors import Conflict, ErrorBody, NotFound, SynDBError, TooManyRequests, Unavailable
 from syndb_common.exporting import ExportFormat
 from syndb_common.syql.plan import Scope
+from syndb_hub.ages import Ages
 from syndb_hub.federation.answers import Queries, Require
 from syndb_hub.jobs.conversions import Conversions, Exported
 from syndb_hub.jobs.results import ResultFiles
@@ -81,7 +82,8 @@ class JobRunner:
         queries: what answers them.
         objects_dir: folder of the result files; it belongs to the runner.
         settings: workers, size and life of results, time of a query.
-        now: the clock.
+        now: the machine's clock, for the dates.
+        ages: how old results are.
         max_pending: jobs that may wait in line.
         max_of_one_owner: jobs of the same token that may be there.
     """
@@ -94,6 +96,7 @@ class JobRunner:
         settings: JobSettings,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        ages: Ages | None = None,
         max_pending: int = MAX_PENDING,
         max_of_one_owner: int = MAX_OF_ONE_OWNER,
     ) -> None:
@@ -105,6 +108,7 @@ class JobRunner:
         self._conversions = Conversions(objects_dir / "converted", self._files, max_bytes=room)
         self._settings = settings
         self._now = now
+        self._ages = ages or Ages(now)
         self._max_pending = max_pending
         self._max_of_one_owner = max_of_one_owner
         self._active: dict[UUID, _Active] = {}
@@ -262,16 +266,19 @@ class JobRunner:
     async def discard(self, job_id: UUID) -> None:
         """Delete the result of a job, which nobody will ask for any more; the job is remembered."""
         await self._jobs.forget_results([job_id])
+        self._ages.forget(job_id)
         await self._files.remove(job_id)
         await self._conversions.remove(job_id)
 
     async def clean(self) -> None:
         """Delete expired results, the oldest ones where all together are too large, and old jobs."""
         kept = await self._jobs.with_results()
-        oldest = self._now() - timedelta(hours=self._settings.result_ttl_hours)
+        life = timedelta(hours=self._settings.result_ttl_hours)
         room = STORED_RESULTS * self._settings.max_result_bytes - sum(job.result.bytes for job in kept if job.result)
         for job in kept:
-            if job.result is None or job.finished_at is None or (job.finished_at >= oldest and room >= 0):
+            if job.result is None or job.finished_at is None:
+                continue
+            if self._ages.of(job.id, job.finished_at) <= life and room >= 0:
                 continue
             room += job.result.bytes
             await self.discard(job.id)
@@ -339,6 +346,7 @@ class JobRunner:
                 require=job.require,
             )
             kept = await self._files.keep(job.id, writer)
+        self._ages.begin(job.id)
         await self._record(self._jobs.complete, job.id, self._now(), provenance, provenance.rows, kept)
 
     async def _record(self, change: Callable[P, Awaitable[bool]], *args: P.args, **kwargs: P.kwargs) -> bool:
