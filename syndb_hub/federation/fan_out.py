@@ -32,6 +32,7 @@ from syndb_common.messages import AnalyticsQuery, AnalyticsResult, CancelQuery, 
 from syndb_common.syql import needs_care, to_clickhouse
 from syndb_hub.federation.answers import NodeOutcome
 from syndb_hub.federation.gathering import Budget, Gathering, Streamed, Union, Whole
+from syndb_hub.federation.readers import Reader, Readers
 from syndb_hub.federation.taking import Taken, checkers, damage, read, take, unpack
 from syndb_hub.federation.targets import Target
 from syndb_hub.federation.ways import AlwaysPull, Delivery, Ways
@@ -146,6 +147,7 @@ class FanOut:
         suspect: told of a node that did not answer, so that its health is checked at once.
         ways: chooses how a node's rows come to the hub; without it they are always fetched.
         own_flight: where this process reaches the warehouse's Flight server; empty while there is none.
+        readers: of all questions.
     """
 
     directory: Directory
@@ -155,6 +157,7 @@ class FanOut:
     suspect: Callable[[UUID], None] = lambda cluster_id: None
     ways: Ways = field(default_factory=AlwaysPull)
     own_flight: Callable[[], str] = lambda: ""
+    readers: Readers = field(default_factory=Readers)
 
     async def ask(
         self,
@@ -255,7 +258,8 @@ class FanOut:
             return _answered(target, gathering, table, answer.scan.seconds, answer.scan)
         endpoint = FlightEndpoint(location=self.own_flight(), certificate=answer.certificate, ticket=answer.ticket)
         at_most = asking.stream_seconds(began + seconds)
-        table, scan = await read(endpoint, asking.secret, gathering, asking.budget, asking.readers, at_most)
+        reader = Reader(self.readers, None)
+        table, scan = await read(endpoint, asking.secret, gathering, asking.budget, reader, asking.readers, at_most)
         return _answered(target, gathering, table, trio.current_time() - began, scan)
 
     async def _remote(
@@ -348,7 +352,8 @@ class FanOut:
             return table, Scan(result.scanned_rows, result.scanned_bytes)
         try:
             endpoint = await self.ways.claim(delivery, asking.reader) if result.pushed else _at_node(cluster, result)
-            return await read(endpoint, asking.secret, gathering, asking.budget, asking.readers, seconds)
+            reader = Reader(self.readers, cluster.record.id)
+            return await read(endpoint, asking.secret, gathering, asking.budget, reader, asking.readers, seconds)
         except ON_THE_WAY as error:
             what = DELIVERED if result.pushed else FETCHED
             return type(error)(f"{what}: {error.message}", hint=error.hint)

@@ -16,6 +16,7 @@ from syndb_common.errors import DataError, IncompleteResult, SynDBError
 from syndb_common.flight import client as flight
 from syndb_common.messages import FlightEndpoint
 from syndb_hub.federation.gathering import Budget, Gathering, Whole
+from syndb_hub.federation.readers import Reader
 
 CHECKED_HERE_BYTES = 1024**2
 """A part up to this size is checked in well under a millisecond; a larger one in a thread."""
@@ -32,6 +33,7 @@ async def read(
     secret: str,
     gathering: Gathering,
     budget: Budget,
+    reader: Reader,
     readers: trio.CapacityLimiter,
     seconds: float,
 ) -> Taken:
@@ -39,24 +41,27 @@ async def read(
 
     Raises:
         PeerUnavailable, DeadlineExceeded, IncompleteResult: it did not come, or not to its end.
+        Unavailable: too many parts are being read.
         SynDBError: whatever ended it where it is made.
     """
     reading = flight.Reading(endpoint, seconds=seconds, max_bytes=sys.maxsize, secret=secret)
     try:
-        drain = partial(_drain, reading, gathering, budget)
+        drain = partial(_drain, reading, gathering, budget, reader)
         table = await trio.to_thread.run_sync(drain, abandon_on_cancel=True, limiter=readers)
     except trio.Cancelled:
+        reader.give_up()
         reading.cancel()
         raise
     return table, reading.scan
 
 
-def _drain(reading: flight.Reading, gathering: Gathering, budget: Budget) -> pa.Table | None:
+def _drain(reading: flight.Reading, gathering: Gathering, budget: Budget, reader: Reader) -> pa.Table | None:
     """A whole result, every batch counted as it comes; blocks."""
-    for batch in reading.batches():
-        budget.spend(batch.nbytes)
-        gathering.add(batch)
-    return gathering.end(reading.schema)
+    with reader.reading():
+        for batch in reading.batches():
+            budget.spend(batch.nbytes)
+            gathering.add(batch)
+        return gathering.end(reading.schema)
 
 
 def unpack(inline: bytes) -> pa.Table:

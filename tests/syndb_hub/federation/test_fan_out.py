@@ -278,6 +278,31 @@ async def test_a_ticket_is_redeemed_only_at_the_address_the_node_registered() ->
     assert (outcome.status, outcome.scanned_rows, outcome.scanned_bytes) == ("answered", 10, 100)
 
 
+async def test_a_node_whose_flight_server_says_nothing_is_soon_not_read_from_any_more() -> None:
+    thaws = threading.Event()
+
+    class Reading:
+        def __init__(self, endpoint: FlightEndpoint, **options: Any) -> None:
+            """It can always be connected to."""
+
+        def batches(self) -> list[pa.RecordBatch]:
+            thaws.wait()
+            raise PeerUnavailable("thawed")
+
+        def cancel(self) -> None:
+            """It does not hear."""
+
+    federation = Federation(a=lambda message: OFFER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flight, "Reading", Reading)
+        causes: list[str] = []
+        while not (causes and "4 of its parts were given up" in causes[-1]):
+            assert len(causes) < 100
+            causes.append((await federation.ask(seconds=0.05))["a"].outcome.cause)
+        thaws.set()
+    assert len(causes) > 4
+
+
 class TwoWays(AlwaysPull):
     """First the hub fetches; when that fails, the part comes as said."""
 
