@@ -137,6 +137,7 @@ class AnalyticsDelegate(Actor):
 
     async def _compute(self, message: AnalyticsQuery) -> AnalyticsResult:
         query_id = str(message.query_id)
+        log.debug("part asked for", query_id=query_id)
         with timed(QUERY_SECONDS, "part"), tracing.span("part", query_id=query_id):
             result = await self._part(message)
         SCANNED_ROWS.inc(result.scanned_rows)

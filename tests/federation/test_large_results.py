@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,11 @@ def large_federation(folder: Path, rows: dict[str, int]) -> Iterator[LocalFedera
     """A federation whose nodes hold so many rows."""
     for name, count in rows.items():
         fill(folder / name / "engine", name, count)
-    limits = {"limits": {"seconds": LONG, "result_bytes": RESULT_BYTES}, "flight": {"stall_seconds": STALL_SECONDS}}
+    limits = {
+        "log_level": "debug",
+        "limits": {"seconds": LONG, "result_bytes": RESULT_BYTES},
+        "flight": {"stall_seconds": STALL_SECONDS},
+    }
     hub = {
         "federation": {"delegation_timeout_seconds": LONG},
         "flight": {"stall_seconds": STALL_SECONDS},
@@ -124,11 +129,16 @@ def arriving(federation: LocalFederation, job_id: str) -> bool:
     return False
 
 
-def computed(federation: LocalFederation, name: str) -> list[str]:
-    """Ids of the queries that a node has begun to answer."""
+def computed(federation: LocalFederation, name: str, event: str = "part computed") -> list[str]:
+    """Ids of the queries that a node has begun to answer, or of which it says something else."""
     lines = [line for line in (federation.folder / f"{name}.log").read_text().splitlines() if line.startswith('{"')]
     events = [json.loads(line) for line in lines]
-    return [event["query_id"] for event in events if event["event"] == "part computed"]
+    return [found["query_id"] for found in events if found["event"] == event]
+
+
+def has_more(federation: LocalFederation, name: str, event: str, before: int) -> bool:
+    """Whether a node has said it of further queries."""
+    return len(computed(federation, name, event)) > before
 
 
 class Owner:
@@ -145,14 +155,27 @@ class Owner:
 
     def rows_read(self, query_id: str) -> int | None:
         """Rows that the engine has read for the query; None when it has ended."""
-        action = flight.Action("status", json.dumps({"query_id": query_id}).encode())
         try:
-            [answer] = self._client.do_action(action, self._options)
+            return int(self._act("status", query_id)["rows"])
         except pa.ArrowException as error:
             if isinstance(from_flight(error), NotFound):
                 return None
             raise
-        return int(json.loads(answer.body.to_pybytes())["rows"])
+
+    def has_ended(self, query_id: str) -> bool:
+        """Whether the engine knows no such query any more."""
+        return self.rows_read(query_id) is None
+
+    def cancel(self, query_id: str) -> None:
+        """Stop a query."""
+        self._act("cancel", query_id)
+
+    def _act(self, name: str, query_id: str) -> dict[str, Any]:
+        [answer] = self._client.do_action(
+            flight.Action(name, json.dumps({"query_id": query_id}).encode()), self._options
+        )
+        found: dict[str, Any] = json.loads(answer.body.to_pybytes())
+        return found
 
 
 def processes(daemon: Daemon) -> list[int]:
@@ -230,6 +253,55 @@ def test_a_node_reads_no_further_than_its_hub_takes_and_gives_up_one_that_stands
     wait_ready(federation, ROWS)
     again = wait_end(federation, submit(federation, name, 200_000))
     assert (again["status"], again["rows"]) == ("completed", 200_000)
+
+
+ASKED = "part asked for"
+CANCELLED_SECONDS = 20.0
+"""Less than a result waits for its reader, so that what has ended by then was ended."""
+
+
+@pytest.mark.parametrize("stage", ["computing", "arriving"])
+def test_a_cancelled_job_leaves_no_query_at_its_node_whether_it_fetches_or_delivers(
+    federation: LocalFederation, stage: str
+) -> None:
+    owners = {name: Owner(federation, name) for name in ROWS}
+    before = {name: len(computed(federation, name, ASKED)) for name in ROWS}
+    stopped = [pid for name in ROWS for pid in engines_of(federation.daemons[name])] if stage == "computing" else []
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        jobs = {name: submit(federation, name, rows) for name, rows in ROWS.items()}
+        for name, job_id in jobs.items():
+            assert eventually(partial(has_more, federation, name, ASKED, before[name]), seconds=LONG)
+            assert stage == "computing" or eventually(partial(arriving, federation, job_id), seconds=LONG)
+        for job_id in jobs.values():
+            assert federation.post("/v1/syql/cancel", {"query_id": job_id})["status"] == "cancelled"
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    for name, owner in owners.items():
+        [query_id] = computed(federation, name, ASKED)[before[name] :]
+        assert eventually(partial(owner.has_ended, query_id), seconds=CANCELLED_SECONDS)
+    assert unfinished_results(federation) == []
+    for name in ROWS:
+        again = wait_end(federation, submit(federation, name, 200_000))
+        assert (again["status"], again["rows"]) == ("completed", 200_000)
+
+
+@pytest.mark.parametrize("name", [NEAR, FAR])
+def test_a_query_that_the_owner_of_a_node_stops_is_an_error_for_who_asked(
+    federation: LocalFederation, name: str
+) -> None:
+    owner = Owner(federation, name)
+    before = len(computed(federation, name))
+    job_id = submit(federation, name, ROWS[name])
+    assert eventually(lambda: arriving(federation, job_id), seconds=LONG)
+    [query_id] = computed(federation, name)[before:]
+    owner.cancel(query_id)
+    job = wait_end(federation, job_id)
+    assert (job["status"], job["error_code"]) == ("failed", "cancelled")
+    assert owner.rows_read(query_id) is None
+    assert unfinished_results(federation) == []
 
 
 VICTIMS = ["engine", "node", "hub", "engine of the hub", "client"]
