@@ -70,6 +70,14 @@ class Connection(Protocol):
         """
         ...
 
+    def catch_up(self, table: str) -> None:
+        """Have reads of ``table`` find all that was written before, by whatever machine of a cluster.
+
+        Raises:
+            EngineUnavailable: this machine lags behind the others.
+        """
+        ...
+
     def abandon(self) -> None:
         """Wait no longer for a ClickHouse that was told to end a stream and does not. Called from another thread."""
         ...

@@ -16,7 +16,7 @@ from uuid import UUID
 import pyarrow as pa
 from pydantic import ValidationError
 
-from syndb_common.engine.failures import said_by_clickhouse
+from syndb_common.engine.failures import disk_full, said_by_clickhouse
 from syndb_common.engine.records import COMMIT, LIMITS, Records
 from syndb_common.engine.staging import Staged
 from syndb_common.engine.work import Keeper, Work
@@ -25,6 +25,8 @@ from syndb_common.flight.uploads import Begin, PublishResult
 from syndb_common.tables.identity import dataset_id
 from syndb_common.tables.model import DATABASE, TABLES
 from syndb_common.tables.versions import DatasetMetadata
+
+_ROWS = f"{DATABASE}.dataset_versions"
 
 
 class Commits:
@@ -36,8 +38,9 @@ class Commits:
 
     def drop_uncommitted(self) -> None:
         """Drop partitions without a commit row. Nothing may be being published."""
-        committed = f"SELECT toString((dataset_id, version)) FROM {DATABASE}.dataset_versions"
+        committed = f"SELECT toString((dataset_id, version)) FROM {_ROWS}"
         with self._keeper.working(LIMITS) as work:
+            work.catch_up(_ROWS)
             self._drop_partitions(work, f"partition NOT IN ({committed})")
 
     def _drop_partitions(self, work: Work, which: str) -> None:
@@ -74,26 +77,30 @@ class Commits:
             for table in result.row_counts:
                 work.run(f"ALTER TABLE {DATABASE}.{table} REPLACE {partition} FROM {upload.place(table)}")
             upload.committing = work.tag
-            work.insert(f"{DATABASE}.dataset_versions", COMMIT, [pa.RecordBatch.from_pylist([row], schema=COMMIT)])
+            work.insert(_ROWS, COMMIT, [pa.RecordBatch.from_pylist([row], schema=COMMIT)])
+            upload.committing = None
         except SynDBError as error:
             if self.made(upload):
                 return
             if said_by_clickhouse(error):  # else the row may still come, and must find its rows
-                with suppress(SynDBError):  # who publishes under this number next drops what is left
-                    self._drop(result, partition)
+                self._drop(result, partition)
             raise
-        upload.committing = None
+        if not self.made(upload):  # the disk filled up, of which ClickHouse was seen to say nothing
+            self._drop(result, partition)
+            raise disk_full()
 
     def _drop(self, result: PublishResult, partition: str) -> None:
-        with self._keeper.working(LIMITS) as work:
+        """Drop the rows in place if that can be done; who publishes under this number next drops what is left."""
+        with suppress(SynDBError), self._keeper.working(LIMITS) as work:
             for table in result.row_counts:
                 work.run(f"ALTER TABLE {DATABASE}.{table} DROP {partition}")
 
     def newest(self, dataset: UUID) -> dict[str, Any] | None:
         """Version, metadata and content hash of the newest version; None when there is none."""
         rows = self._records.read(
-            f"SELECT version, metadata, content_hash FROM {DATABASE}.dataset_versions "
-            f"WHERE dataset_id = toUUID('{dataset}') ORDER BY version DESC LIMIT 1"
+            f"SELECT version, metadata, content_hash FROM {_ROWS} "
+            f"WHERE dataset_id = toUUID('{dataset}') ORDER BY version DESC LIMIT 1",
+            of=_ROWS,
         )
         return rows[0] if rows else None
 
@@ -108,8 +115,9 @@ class Commits:
         if result is None:
             return False
         found = self._records.read(
-            f"SELECT content_hash FROM {DATABASE}.dataset_versions "
-            f"WHERE dataset_id = toUUID('{upload.record.begin.dataset_id}') AND version = {result.version}"
+            f"SELECT content_hash FROM {_ROWS} "
+            f"WHERE dataset_id = toUUID('{upload.record.begin.dataset_id}') AND version = {result.version}",
+            of=_ROWS,
         )
         return found == [{"content_hash": result.content_hash}]
 
@@ -143,9 +151,10 @@ class Commits:
         """
         name = begin.metadata.dataset
         holders = self._records.read(
-            f"SELECT toString(dataset_id) AS id FROM {DATABASE}.dataset_versions "
+            f"SELECT toString(dataset_id) AS id FROM {_ROWS} "
             f"WHERE JSONExtractString(metadata, 'dataset') = '{name}' AND dataset_id != toUUID('{begin.dataset_id}') "
-            f"LIMIT 1"
+            f"LIMIT 1",
+            of=_ROWS,
         )
         if holders:
             holder = holders[0]["id"]

@@ -74,6 +74,9 @@ class EmbeddedConnection:
         finally:
             inserter.close()
 
+    def catch_up(self, table: str) -> None:
+        """There is one machine."""
+
     def abandon(self) -> None:
         """What is in this process always answers."""
 

@@ -26,10 +26,10 @@ from syndb_common.engine.commits import Commits
 from syndb_common.engine.deletion import Deletions
 from syndb_common.engine.groups import Budget, Gathering, Item
 from syndb_common.engine.records import LIMITS, OWNER, Change, Records, UploadRecord
-from syndb_common.engine.room import check_room
+from syndb_common.engine.room import check_cause, check_room
 from syndb_common.engine.rows import RowShape
-from syndb_common.engine.staging import STAGING, Staged, StagedStream
-from syndb_common.engine.work import Keeper
+from syndb_common.engine.staging import GONE, STAGING, Staged, StagedStream
+from syndb_common.engine.work import Keeper, Work
 from syndb_common.errors import Conflict, DataError, NotFound, SynDBError, TooManyRequests
 from syndb_common.flight.uploads import Begin, PublishResult, UploadStatus
 from syndb_common.tables.model import DATABASE, TABLES
@@ -109,9 +109,10 @@ class Uploads:
     def drop_abandoned(self, seconds: float = ABANDONED_SECONDS) -> None:
         """Drop the uploads that nobody has touched for so long."""
         with self._lock:
-            idle = [upload.id for upload in self._uploads.values() if upload.idle > seconds]
-        for upload_id in idle:
-            self.abort(upload_id)
+            idle = [upload for upload in self._uploads.values() if upload.idle > seconds]
+        for upload in idle:
+            with suppress(Conflict):  # it is not idle any more
+                self._drop(upload)
 
     def begin(self, begin: Begin) -> UUID:
         """Start an upload and return its id; the same ``key`` finds the upload it started before.
@@ -145,12 +146,12 @@ class Uploads:
             self._uploads[upload.id] = upload
         try:
             for other in gone if same is None else [*gone, same]:
-                self.abort(other.id)
+                self._drop(other)
             upload.update(version=self._commits.last_number(begin.dataset_id) + 1)
             upload.create()
             self._records.save(upload.id, upload.record)
         except SynDBError:
-            self.abort(upload.id)
+            self._drop(upload)
             raise
         finally:
             upload.leave()
@@ -158,7 +159,7 @@ class Uploads:
 
     def _of_key(self, begin: Begin) -> Staged | None:
         for upload in self._uploads.values():
-            if begin.key is not None and upload.record.begin.key == begin.key:
+            if begin.key is not None and upload.record.begin.key == begin.key and not upload.dropped:
                 if upload.record.begin != begin:
                     raise Conflict("this key belongs to an upload of something else", hint="use a fresh UUID as key")
                 return upload
@@ -195,7 +196,8 @@ class Uploads:
             return self._store(upload, stream, turn, shape, incoming, stored)
         except BaseException as error:
             if not resumable or isinstance(error, DataError):
-                self.abort(upload_id)
+                with suppress(Conflict):  # its stream goes on in another connection, which has brought all
+                    self._drop(upload)
             raise
         finally:
             upload.leave(sender)
@@ -226,7 +228,7 @@ class Uploads:
         def check() -> None:
             stream.check(turn)
             if upload.dropped:
-                raise NotFound(_GONE)
+                raise NotFound(GONE)
 
         with stream.writing:
             check()
@@ -249,7 +251,7 @@ class Uploads:
             stream.insert(shape.schema, items)
         except SynDBError:
             if upload.dropped:
-                raise NotFound(_GONE) from None
+                raise NotFound(GONE) from None
             raise
 
     def status(self, upload_id: UUID) -> UploadStatus:
@@ -267,20 +269,31 @@ class Uploads:
             upload.leave()
 
     def abort(self, upload_id: UUID) -> None:
-        """Drop an upload; nothing happens when there is none.
+        """Drop an upload; nothing happens when there is none. Checks of its rows that are going on end.
 
         Raises:
+            Conflict: it has passed them and is being put in place, or it has become a version without anybody's
+                having heard of it.
             EngineUnavailable: the server does not answer.
         """
         with self._lock:
             upload = self._uploads.get(upload_id)
-        if upload is not None:
-            self._commits.settle(upload)  # else its commit row could come to the next upload of that number
-            with self._lock:
-                self._uploads.pop(upload_id, None)
-            upload.drop()
-            with suppress(SynDBError):  # on a full disk: the next start finds it without tables
-                self._records.forget([upload_id])
+        if upload is not None and (result := self._drop(upload)) is not None:
+            raise Conflict(f"this upload has become version {result.version}", hint="delete that version")
+
+    def _drop(self, upload: Staged) -> PublishResult | None:
+        """Drop an upload; what it had become, if its publisher was not told."""
+        upload.condemn()
+        # Otherwise its commit row could come to the next upload of that number.
+        result = upload.record.result if upload.record.state == "publishing" and self._commits.made(upload) else None
+        if result is not None:
+            self._note(upload, result)
+        with self._lock:
+            self._uploads.pop(upload.id, None)
+        upload.drop_tables()
+        with suppress(SynDBError):  # on a full disk: the next start finds it without tables
+            self._records.forget([upload.id])
+        return result
 
     def publish(self, upload_id: UUID, who: str = OWNER) -> PublishResult:
         """Check the upload and make it the newest version of its data set.
@@ -290,6 +303,7 @@ class Uploads:
 
         Raises:
             DataError: rows break a rule; the message has counts and examples, and nothing was published.
+            NotFound: it was dropped meanwhile.
             Conflict: rows are still being sent, or another upload of the data set, or of its name, was published
                 meanwhile.
         """
@@ -302,9 +316,12 @@ class Uploads:
         try:
             with self._publishing:
                 if upload.record.result is None or upload.record.state != "published":
-                    self._publish(upload, who)
+                    try:
+                        self._publish(upload, who)
+                    finally:
+                        upload.undecide()
         except (DataError, Conflict):
-            self.abort(upload_id)
+            self._drop(upload)
             raise
         finally:
             upload.leave()
@@ -312,35 +329,40 @@ class Uploads:
         return upload.record.result
 
     def _publish(self, upload: Staged, who: str) -> None:
-        if upload.dropped:
-            raise NotFound(_GONE)
         upload.update(publisher=who)
         result = upload.record.result
-        if result is None or not self._commits.made(upload):
-            result = self._make(upload)
+        with self._keeper.working(LIMITS) as work:
+            upload.publishing(work)
+            if result is None or not self._commits.made(upload):
+                result = self._make(work, upload)
+        upload.decide()
         self._finish(upload, result)
 
-    def _make(self, upload: Staged) -> PublishResult:
+    def _make(self, work: Work, upload: Staged) -> PublishResult:
         """Check, hash and commit; or find that the newest version is the same."""
         begin, places = upload.record.begin, upload.places()
         upload.settle()
-        with self._keeper.working(LIMITS) as work:
-            counts = check_rows(work, places, begin.dataset_id, upload.tables_with_ids())
-            digest = content_hash(work, places)
-            self._commits.check_name(begin)
-            if (same := self._commits.same(begin, digest)) is not None:
-                return PublishResult(version=same, unchanged=True, row_counts=counts, content_hash=digest)
-            version = upload.record.version
-            if (last := self._commits.last_number(begin.dataset_id)) >= version:  # what is published never changes
-                raise Conflict(
-                    f"version {last} of {begin.metadata.dataset} was published meanwhile", hint="start the import again"
-                )
-            check_room(work)
-            result = PublishResult(version=version, unchanged=False, row_counts=counts, content_hash=digest)
-            upload.update(result=result)
-            self._records.save(upload.id, upload.record)  # a crash from here on knows what was meant
+        counts = check_rows(work, places, begin.dataset_id, upload.tables_with_ids())
+        digest = content_hash(work, places)
+        self._commits.check_name(begin)
+        if (same := self._commits.same(begin, digest)) is not None:
+            return PublishResult(version=same, unchanged=True, row_counts=counts, content_hash=digest)
+        version = upload.record.version
+        if (last := self._commits.last_number(begin.dataset_id)) >= version:  # what is published never changes
+            raise Conflict(
+                f"version {last} of {begin.metadata.dataset} was published meanwhile", hint="start the import again"
+            )
+        check_room(work)
+        upload.decide()
+        result = PublishResult(version=version, unchanged=False, row_counts=counts, content_hash=digest)
+        upload.update(result=result)
+        self._records.save(upload.id, upload.record)  # a crash from here on knows what was meant
+        try:
             upload.take_marks_off(work, counts)
             self._commits.write(work, upload, result)
+        except SynDBError as error:
+            check_cause(self._keeper, error, places.values())
+            raise
         return result
 
     def _finish(self, upload: Staged, result: PublishResult) -> None:
@@ -377,16 +399,15 @@ class Uploads:
                 of_dataset = [each for each in self._uploads.values() if each.begun_for(dataset)]
             for upload in of_dataset:
                 if version is None or (upload.record.result and upload.record.result.version in deleted):
-                    self.abort(upload.id)
+                    self._drop(upload)
             return deleted
 
     def _get(self, upload_id: UUID) -> Staged:
         upload = self._uploads.get(upload_id)
-        if upload is None:
-            raise NotFound(_GONE)
+        if upload is None or upload.dropped:
+            raise NotFound(GONE)
         upload.touch()
         return upload
 
 
 _STAGED = f"SELECT name FROM system.tables WHERE database = '{STAGING}'"
-_GONE = "this upload does not exist any more; start the import again"

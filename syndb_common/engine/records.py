@@ -18,6 +18,7 @@ from uuid import UUID
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from syndb_common.engine.failures import disk_full
 from syndb_common.engine.interface import Limits
 from syndb_common.engine.work import Keeper
 from syndb_common.flight.uploads import Begin, PublishResult
@@ -31,12 +32,14 @@ OWNER = "owner"
 
 What = Literal["published", "deleting", "deleted"]
 
+_UPLOADS, _CHANGES = f"{RECORDS}.uploads", f"{RECORDS}.changes"
+
 _TABLES = (
-    f"CREATE TABLE IF NOT EXISTS {RECORDS}.uploads "
+    f"CREATE TABLE IF NOT EXISTS {_UPLOADS} "
     "(upload_id UUID, revision UInt32, body String, at DateTime64(3, 'UTC')) "
     "ENGINE = ReplacingMergeTree(revision) ORDER BY upload_id "
     "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1",
-    f"CREATE TABLE IF NOT EXISTS {RECORDS}.changes "
+    f"CREATE TABLE IF NOT EXISTS {_CHANGES} "
     "(at DateTime64(3, 'UTC'), who String, what String, dataset_id UUID, version UInt32, dataset String, "
     "content_hash String, rows UInt64) "
     "ENGINE = MergeTree ORDER BY (dataset_id, version, at) "
@@ -128,13 +131,14 @@ class Records:
             work.run(f"CREATE DATABASE IF NOT EXISTS {RECORDS}")
             for table in _TABLES:
                 work.run(table)
-        self._revision = self.read(f"SELECT max(revision) AS n FROM {RECORDS}.uploads")[0]["n"]
+        self._revision = self.read(f"SELECT max(revision) AS n FROM {_UPLOADS}", of=_UPLOADS)[0]["n"]
 
     def uploads(self) -> dict[UUID, UploadRecord]:
         """All uploads that were not forgotten, as they stood last."""
         rows = self.read(
-            f"SELECT toString(upload_id) AS id, argMax(body, revision) AS body FROM {RECORDS}.uploads "
-            "GROUP BY upload_id HAVING body != ''"
+            f"SELECT toString(upload_id) AS id, argMax(body, revision) AS body FROM {_UPLOADS} "
+            "GROUP BY upload_id HAVING body != ''",
+            of=_UPLOADS,
         )
         return {UUID(row["id"]): UploadRecord.model_validate_json(row["body"]) for row in rows}
 
@@ -153,34 +157,45 @@ class Records:
                 self._revision += 1
                 rows.append({"upload_id": str(upload), "revision": self._revision, "body": body, "at": now})
         if rows:
-            self._append("uploads", _UPLOAD, rows)
+            ids = ", ".join(f"toUUID('{row['upload_id']}')" for row in rows)
+            kept = f"uniqExact(upload_id) AS n FROM {_UPLOADS} WHERE upload_id IN ({ids}) AND revision >= "
+            self._append(_UPLOADS, _UPLOAD, rows, f"{kept}{rows[0]['revision']}")
 
     def note(self, changes: Iterable[Change]) -> None:
-        """Append to the audit."""
+        """Append to the audit, each change once."""
         now = datetime.now(UTC)
         rows = [{**change.model_dump(), "dataset_id": str(change.dataset_id), "at": now} for change in changes]
         if rows:
-            self._append("changes", _CHANGE, rows)
+            keys = ", ".join(f"(toUUID('{row['dataset_id']}'), {row['version']}, '{row['what']}')" for row in rows)
+            key = "dataset_id, version, what"
+            kept = f"uniqExact({key}) AS n FROM {_CHANGES} WHERE ({key}) IN ({keys})"
+            self._append(_CHANGES, _CHANGE, rows, kept)
 
     def changes(self, condition: str = "1") -> list[Change]:
         """The audit, oldest first; in ``condition`` the columns are texts and numbers."""
         rows = self.read(
             f"SELECT who, what, toString(dataset_id) AS dataset_id, version, dataset, content_hash, rows "
-            f"FROM {RECORDS}.changes WHERE {condition} ORDER BY at"
+            f"FROM {_CHANGES} WHERE {condition} ORDER BY at",
+            of=_CHANGES,
         )
         return [Change.model_validate(row) for row in rows]
 
     def last_deleted(self, dataset: UUID) -> int:
         """Highest version number of a data set that was deleted; 0 when none was."""
         condition = f"dataset_id = toUUID('{dataset}') AND what = 'deleting'"
-        return int(self.read(f"SELECT max(version) AS n FROM {RECORDS}.changes WHERE {condition}")[0]["n"])
+        return int(self.read(f"SELECT max(version) AS n FROM {_CHANGES} WHERE {condition}", of=_CHANGES)[0]["n"])
 
-    def read(self, sql: str) -> list[dict[str, Any]]:
-        """The rows of one SELECT."""
+    def read(self, sql: str, *, of: str = "") -> list[dict[str, Any]]:
+        """The rows of one SELECT; with all that was written into the table ``of``, whatever machine has it."""
         with self._keeper.working(LIMITS) as work:
+            if of:
+                work.catch_up(of)
             rows: list[dict[str, Any]] = work.read_all(sql).to_pylist()
             return rows
 
-    def _append(self, table: str, schema: pa.Schema, rows: list[dict[str, Any]]) -> None:
+    def _append(self, table: str, schema: pa.Schema, rows: list[dict[str, Any]], kept: str) -> None:
+        """Append rows; ``kept`` counts them, for ClickHouse was seen to say nothing when the disk filled up."""
         with self._keeper.working(LIMITS) as work:
-            work.insert(f"{RECORDS}.{table}", schema, [pa.RecordBatch.from_pylist(rows, schema=schema)])
+            work.insert(table, schema, [pa.RecordBatch.from_pylist(rows, schema=schema)])
+        if self.read(f"SELECT {kept}", of=table)[0]["n"] < len(rows):
+            raise disk_full()

@@ -31,7 +31,7 @@ from syndb_common.engine.backend import Chunk, Setting
 from syndb_common.engine.clusters import on_cluster
 from syndb_common.engine.failures import explains, from_clickhouse
 from syndb_common.engine.settings import Server
-from syndb_common.errors import EngineUnavailable, IncompleteResult, SynDBError
+from syndb_common.errors import EngineUnavailable, IncompleteResult, LimitExceeded, SynDBError
 
 CONNECT_SECONDS: Final = 10.0
 """Also how long the server may take no byte of what is sent."""
@@ -39,6 +39,8 @@ MARGIN_SECONDS: Final = 2.0
 """What an answer may take beyond the limit of the query: the server ends that by itself, and says so."""
 QUESTION_SECONDS: Final = 5.0
 SESSION_SECONDS: Final = 60
+CATCH_UP_SECONDS: Final = 60
+"""How long a machine of a cluster may take to fetch what the others have."""
 POOL: Final = 32
 """Connections that are kept open. More are made when more is going on, and closed afterwards."""
 PIECE_BYTES: Final = 256 * 1024
@@ -174,6 +176,17 @@ class ServerConnection:
                 settings={**self._settings, "wait_end_of_query": 1},
             )
             return int(summary.written_rows)
+
+    def catch_up(self, table: str) -> None:
+        """Have this machine of a cluster fetch what others wrote into ``table`` before."""
+        if not self._cluster:
+            return
+        settings = {**self._settings, "receive_timeout": CATCH_UP_SECONDS}
+        try:
+            with _translated(), self._pool.waiting(CATCH_UP_SECONDS + MARGIN_SECONDS):
+                self._client.raw_query(f"SYSTEM SYNC REPLICA {table}", settings=settings, use_database=False)
+        except LimitExceeded:
+            raise EngineUnavailable(f"{table} lags behind other machines of the cluster", hint="try again") from None
 
     def abandon(self) -> None:
         """Have a read of the result fail that waits for a server which fell silent."""

@@ -21,12 +21,13 @@ from syndb_common.engine.groups import Item
 from syndb_common.engine.records import LIMITS, StreamRecord, UploadRecord
 from syndb_common.engine.room import RESERVE_BYTES, check_room, check_written
 from syndb_common.engine.work import Keeper, Work
-from syndb_common.errors import Conflict, EngineUnavailable
+from syndb_common.errors import Conflict, EngineUnavailable, NotFound
 from syndb_common.flight.uploads import MAX_BATCHES, UploadStatus
 from syndb_common.tables.model import DATABASE, TABLES
 
 STAGING = "syndb_staging"
 MARK = "_mark"
+GONE = "this upload does not exist any more; start the import again"
 CLUSTER_SECONDS = 60.0
 """How long the machines of a cluster may take to change a table; one machine does it at once."""
 
@@ -115,7 +116,8 @@ class Staged:
         active: calls under way for it.
         sending: those of them that bring rows, without those whose stream goes on in a later one.
         changing: held by whoever adds a stream.
-        dropped: whether it is gone.
+        dropped: whether it is gone, or going.
+        checking: the work that checks its rows, as long as it may still be dropped.
         committing: tag of the work that writes its commit row and may still be going on.
     """
 
@@ -128,7 +130,9 @@ class Staged:
         self.sending: set[object] = set()
         self.changing = threading.Lock()
         self.dropped = False
+        self.checking: Work | None = None
         self.committing: str | None = None
+        self._decided = False
         self._keeper = keeper
         self._clock = clock
         self._touched = clock()
@@ -166,6 +170,48 @@ class Staged:
             self.active -= 1
             self.sending.discard(sender)
         self.touch()
+
+    def publishing(self, work: Work) -> None:
+        """That work checks its rows; whoever drops the upload ends it.
+
+        Raises:
+            NotFound: it was dropped.
+        """
+        with self._count:
+            self._check_there()
+            self.checking = work
+
+    def decide(self) -> None:
+        """From here on nobody drops it until publishing has ended, with :meth:`undecide`.
+
+        Raises:
+            NotFound: it was dropped.
+        """
+        with self._count:
+            self._check_there()
+            self._decided, self.checking = True, None
+
+    def undecide(self) -> None:
+        """Publishing has ended."""
+        with self._count:
+            self._decided, self.checking = False, None
+
+    def _check_there(self) -> None:
+        if self.dropped:
+            raise NotFound(GONE)
+
+    def condemn(self) -> None:
+        """Nothing of it is stored or published any more; :meth:`drop_tables` must follow.
+
+        Raises:
+            Conflict: it is being put in place.
+        """
+        with self._count:
+            if self._decided:
+                raise Conflict("this upload is being put in place", hint="wait a moment, then delete the version")
+            self.dropped = True
+            if self.checking is not None:
+                self._keeper.end(self.checking, NotFound(GONE))
 
     def begun_for(self, dataset: UUID) -> bool:
         """Whether it is of this data set."""
@@ -260,11 +306,6 @@ class Staged:
                 following[name], stored = stream.position()
             rows[stream.record.table] += stored
         return UploadStatus(streams=following, rows=rows, state="open")
-
-    def drop(self) -> None:
-        """Drop it with its tables."""
-        self.dropped = True
-        self.drop_tables()
 
     def drop_tables(self) -> None:
         """Drop the staging tables."""

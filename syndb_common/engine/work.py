@@ -100,6 +100,11 @@ class Work:
         with self._engine() as connection:
             connection.run(sql)
 
+    def catch_up(self, table: str) -> None:
+        """From here on reads of ``table`` find all that was written before, by whatever machine of a cluster."""
+        with self._engine() as connection:
+            connection.catch_up(table)
+
     def start(self, sql: str) -> list[pa.RecordBatch]:
         """Start one SELECT; sets :attr:`schema` and returns the first batches, empty when there are no rows."""
         self.schema, self.rows, self._result_bytes = None, 0, 0

@@ -39,21 +39,27 @@ def reached(when: str, sql: str) -> None:
 def mortal() -> None:
     """Have every statement ask whether it is the last."""
     from syndb_common.engine.embedded_backend import EmbeddedConnection
+    from syndb_common.engine.server_backend import ServerConnection
 
-    run, start, insert = EmbeddedConnection.run, EmbeddedConnection.start, EmbeddedConnection.insert
+    for kind in (EmbeddedConnection, ServerConnection):
+        _watch(kind)
 
-    def dying_run(self: EmbeddedConnection, sql: str) -> None:
+
+def _watch(kind: Any) -> None:
+    run, start, insert = kind.run, kind.start, kind.insert
+
+    def dying_run(self: Any, sql: str) -> None:
         reached("before", sql)
         run(self, sql)
         reached("after", sql)
 
-    def dying_start(self: EmbeddedConnection, sql: str) -> Any:
+    def dying_start(self: Any, sql: str) -> Any:
         reached("before", sql)
         stream = start(self, sql)
         reached("after", sql)
         return stream
 
-    def dying_insert(self: EmbeddedConnection, target: str, columns: Sequence[str], content: Iterator[bytes]) -> int:
+    def dying_insert(self: Any, target: str, columns: Sequence[str], content: Iterator[bytes]) -> int:
         sql = f"INSERT INTO {target}"
 
         def pieces() -> Iterator[bytes]:
@@ -67,7 +73,7 @@ def mortal() -> None:
         return written
 
     for name, method in (("run", dying_run), ("start", dying_start), ("insert", dying_insert)):
-        setattr(EmbeddedConnection, name, method)
+        setattr(kind, name, method)
 
 
 confine = landlock.confine

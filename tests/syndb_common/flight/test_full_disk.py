@@ -1,11 +1,17 @@
 """A disk that fills up at any moment of an upload: an error that says so, nothing half-done, and then it goes on."""
 
+# ruff: noqa: ASYNC110 - other processes change what is waited for
+
+import os
+import signal
 import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import pyarrow as pa
 import pytest
 import trio
 
@@ -14,6 +20,7 @@ from syndb_common.engine.published import versions
 from syndb_common.errors import DataError, EngineUnavailable
 from syndb_common.flight.uploader import delete, upload
 from syndb_common.flight.uploads import Abort, PublishResult, Put
+from tests.syndb_common.flight.dying import STAGES, harm, mortal_interpreter, stopped
 from tests.syndb_common.flight.uploading import (
     METADATA,
     WORM,
@@ -23,6 +30,7 @@ from tests.syndb_common.flight.uploading import (
     neurons,
     restarted_engine,
     rows,
+    tables_of,
     target_of,
 )
 
@@ -47,7 +55,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-async def living(small_disk: Path) -> AsyncIterator[LocalEngine]:
+async def living(small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LocalEngine]:
+    monkeypatch.setattr(sys, "executable", str(mortal_interpreter(tmp_path)))
     async with restarted_engine(small_disk) as engine:
         yield engine
 
@@ -70,10 +79,13 @@ def _make_room(disk: Path) -> None:
 Told = Callable[[str, int, int], None]
 
 
-async def _upload(engine: LocalEngine, number: int, key: UUID, told: Told | None = None) -> PublishResult:
-    tables = {"neurons": neurons(number, ROWS)}
+async def _upload(
+    engine: LocalEngine, what: int | Mapping[str, pa.Table], key: UUID, told: Told | None = None
+) -> PublishResult:
+    tables = {"neurons": neurons(what, ROWS)} if isinstance(what, int) else what
+    patience = 1 if isinstance(what, int) else 0
     return await trio.to_thread.run_sync(
-        lambda: upload(target_of(engine), METADATA, WORM, tables, told, key=key, patience=1)
+        lambda: upload(target_of(engine), METADATA, WORM, tables, told, key=key, patience=patience)
     )
 
 
@@ -143,6 +155,43 @@ async def test_a_disk_that_another_program_fills_while_rows_are_written_damages_
     assert [(each.version, each.content_hash) for each in published] == [
         (version, await content_hash_of(living, WORM, version)) for version in range(1, 5)
     ]
+
+
+AT = ("hashing", "marks half off", "half in place", "in place", "commit row", "committed")
+
+
+async def test_a_disk_that_fills_up_while_a_version_is_put_in_place_loses_nothing_and_says_so(
+    living: LocalEngine, small_disk: Path
+) -> None:
+    published: list[PublishResult] = []
+
+    async def refused(number: int, key: UUID) -> None:
+        with pytest.raises((EngineUnavailable, DataError), match=r"disk of the engine is full|damaged"):
+            await _upload(living, tables_of(number), key)
+
+    for number, name in enumerate(AT, start=1):
+        key, pid = uuid4(), living.pid
+        assert living.path is not None
+        assert pid is not None
+        harm(living.path, STAGES[name], signal.SIGSTOP)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refused, number, key)
+            with trio.fail_after(60):
+                while not stopped(pid):
+                    await trio.sleep(0.02)
+            _fill(small_disk)
+            os.kill(pid, signal.SIGCONT)
+        made = number if name == "committed" else number - 1  # what is there stays, also before its publisher hears
+        assert [each.version for each in await versions(living)] == list(range(1, made + 1))
+        _make_room(small_disk)
+        published.append(await _upload(living, tables_of(number), key))
+    await kill(living)
+    assert [(each.version, each.content_hash) for each in published] == [
+        (version, await content_hash_of(living, WORM, version)) for version in range(1, len(AT) + 1)
+    ]
+    assert [each.version for each in await versions(living)] == list(range(1, len(AT) + 1))
+    audit = await rows(living, "SELECT version FROM syndb_records.changes WHERE what = 'published' ORDER BY version")
+    assert [entry["version"] for entry in audit] == list(range(1, len(AT) + 1))
 
 
 async def test_a_deletion_on_a_full_disk_is_refused_or_finished_when_there_is_room(

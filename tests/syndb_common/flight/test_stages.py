@@ -8,16 +8,14 @@ The engine process dies, or stands still while its client dies, at a statement o
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import pyarrow as pa
 import pytest
 import trio
 
@@ -26,89 +24,47 @@ from syndb_common.engine.published import versions
 from syndb_common.errors import Unavailable
 from syndb_common.flight.uploader import upload
 from syndb_common.flight.uploads import PublishResult
-from syndb_common.tables.identity import row_id
+from tests.syndb_common.engine.bridging import bridged
+from tests.syndb_common.flight.dying import STAGES, Stage, harm, mortal_interpreter, stopped
 from tests.syndb_common.flight.uploading import (
     METADATA,
+    ROWS,
     WORM,
     content_hash_of,
-    neurons,
     restarted_engine,
     rows,
+    tables_of,
     target_of,
 )
 
 pytestmark = pytest.mark.slow
 
 INTERPRETER = sys.executable
-BATCHES, BATCH_ROWS = 3, 200
-ROWS = BATCHES * BATCH_ROWS
 
-
-@dataclass(frozen=True)
-class Stage:
-    """A statement of the engine's, by regular expression, ``skip`` of them passed over."""
-
-    at: str
-    when: str
-    skip: int = 0
-
-
-STAGES = {
-    "begin": Stage("CREATE TABLE syndb_staging", "before"),
-    "staging half made": Stage("ADD COLUMN", "before"),
-    "upload recorded": Stage("INSERT INTO syndb_records.uploads", "after"),
-    "stream recorded": Stage("INSERT INTO syndb_records.uploads", "during", 1),
-    "first rows": Stage("INSERT INTO syndb_staging.*neurons", "during"),
-    "rows stored": Stage("INSERT INTO syndb_staging.*neurons", "after"),
-    "other table": Stage("INSERT INTO syndb_staging.*axons", "before"),
-    "all rows stored": Stage("INSERT INTO syndb_staging.*axons", "after"),
-    "counting": Stage("SELECT count.. AS n FROM syndb_staging", "before"),
-    "checking references": Stage("countIf", "after"),
-    "checking ids": Stage("uniqExact", "after"),
-    "hashing": Stage("sum.reinterpretAsUInt128.sipHash128", "after"),
-    "hashing the second table": Stage("sum.reinterpretAsUInt128.sipHash128", "before", 1),
-    "meaning recorded": Stage("INSERT INTO syndb_records.uploads", "during", 3),
-    "marks half off": Stage("DROP COLUMN", "after"),
-    "marks off": Stage("DROP COLUMN", "after", 1),
-    "half in place": Stage("REPLACE PARTITION", "after"),
-    "in place": Stage("REPLACE PARTITION", "after", 1),
-    "commit row": Stage("INSERT INTO syndb.dataset_versions", "during"),
-    "committed": Stage("INSERT INTO syndb.dataset_versions", "after"),
-    "audited": Stage("INSERT INTO syndb_records.changes", "after"),
-    "outcome recorded": Stage("INSERT INTO syndb_records.uploads", "after", 4),
-    "half cleaned up": Stage("DROP TABLE IF EXISTS syndb_staging", "after"),
-}
 SOME = ("first rows", "all rows stored", "hashing", "marks half off", "half in place", "committed", "half cleaned up")
 """Stages of every run of the tests; the others belong to the large runs."""
+FEW = ("first rows", "half in place", "committed")
+"""Of these, with a ClickHouse server, which outlives its engine process."""
 BOTH = ("stream recorded", "rows stored", "checking ids", "in place", "committed")
 """Stages at which also the client is killed."""
 
 
 @pytest.fixture
-async def living(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LocalEngine]:
-    mortal = tmp_path / "python"
-    script = Path(__file__).with_name("dying_engine.py")
-    mortal.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P "{script}" "$@"\n')
-    mortal.chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(mortal))
-    async with restarted_engine(tmp_path) as engine:
-        yield engine
+async def living(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[LocalEngine]:
+    kind = getattr(request, "param", "embedded")
+    with bridged(tmp_path / "bridge") if kind == "server" else nullcontext() as server:
+        monkeypatch.setattr(sys, "executable", str(mortal_interpreter(tmp_path)))
+        async with restarted_engine(tmp_path, server) as engine:
+            yield engine
 
 
-def tables_of(version: int) -> dict[str, pa.Table]:
-    """Neurons, and an axon of each; other values in each version."""
-    cells = pa.Table.from_batches(neurons(1000 * version, ROWS).to_batches(max_chunksize=BATCH_ROWS))
-    ids = [str(row_id(WORM, "neurons", name)) for name in cells["source_id"].to_pylist()]
-    return {"neurons": cells, "axons": pa.table({"source_id": cells["source_id"], "neuron_id": ids})}
-
-
-async def _harm(engine: LocalEngine, stage: Stage, how: signal.Signals) -> int:
+def _harm(engine: LocalEngine, stage: Stage, how: signal.Signals) -> int:
     """Have the engine process get a signal at the stage; its process id."""
     assert engine.path is not None
     assert engine.pid is not None
-    order = engine.path / "clickhouse" / "die"
-    order.with_suffix(".new").write_text(json.dumps({**asdict(stage), "how": how.value}))
-    order.with_suffix(".new").rename(order)
+    harm(engine.path, stage, how)
     return engine.pid
 
 
@@ -147,7 +103,15 @@ async def _check_finished(engine: LocalEngine, results: list[PublishResult]) -> 
 
 
 @pytest.mark.parametrize(
-    "stages", [SOME, pytest.param(tuple(set(STAGES) - set(SOME)), marks=pytest.mark.largest)], ids=["some", "others"]
+    ("living", "stages"),
+    [
+        ("embedded", SOME),
+        ("server", FEW),
+        pytest.param("embedded", tuple(set(STAGES) - set(SOME)), marks=pytest.mark.largest),
+        pytest.param("server", tuple(set(STAGES) - set(FEW)), marks=pytest.mark.largest),
+    ],
+    indirect=["living"],
+    ids=["embedded-some", "server-some", "embedded-others", "server-others"],
 )
 async def test_an_engine_killed_at_any_stage_leaves_all_or_nothing(
     living: LocalEngine, stages: tuple[str, ...]
@@ -155,7 +119,7 @@ async def test_an_engine_killed_at_any_stage_leaves_all_or_nothing(
     results: list[PublishResult] = []
     for version, name in enumerate(stages, start=1):
         key = uuid4()
-        pid = await _harm(living, STAGES[name], signal.SIGKILL)
+        pid = _harm(living, STAGES[name], signal.SIGKILL)
         with pytest.raises(Unavailable):
             await _upload(living, version, key, patience=0.0)
         with trio.fail_after(60):
@@ -172,8 +136,7 @@ CLIENT = """
 import sys
 from uuid import UUID
 from syndb_common.flight.uploader import UploadTarget, upload
-from tests.syndb_common.flight.test_stages import tables_of
-from tests.syndb_common.flight.uploading import METADATA, WORM
+from tests.syndb_common.flight.uploading import METADATA, WORM, tables_of
 
 location, certificate, token, version, key = sys.argv[1:]
 upload(UploadTarget(location, certificate, token), METADATA, WORM, tables_of(int(version)), key=UUID(key))
@@ -184,19 +147,15 @@ async def test_a_client_killed_at_any_stage_leaves_all_or_nothing(living: LocalE
     results: list[PublishResult] = []
     for version, name in enumerate(BOTH, start=1):
         key = uuid4()
-        pid = await _harm(living, STAGES[name], signal.SIGSTOP)
+        pid = _harm(living, STAGES[name], signal.SIGSTOP)
         target = target_of(living)
         words = [target.location, target.certificate_pem, target.token, str(version), str(key)]
         client = await trio.lowlevel.open_process([INTERPRETER, "-c", CLIENT, *words])
         with trio.fail_after(60):
-            while not _stopped(pid):
+            while not stopped(pid):
                 await trio.sleep(0.02)
         client.kill()
         await client.wait()
         os.kill(pid, signal.SIGCONT)
         results.append(await _upload(living, version, key))
     await _check_finished(living, results)
-
-
-def _stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0] == "T"

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from syndb_common.engine.checks import content_hash
 from syndb_common.engine.local import LocalEngine
+from syndb_common.engine.settings import Server
 from syndb_common.errors import EngineUnavailable
 from syndb_common.flight.client import connect
 from syndb_common.flight.settings import FlightSettings
@@ -28,7 +29,7 @@ from syndb_common.flight.uploader import UploadTarget
 from syndb_common.flight.uploads import Acknowledged, Begin, Begun, Mark, Put, Status, UploadStatus
 from syndb_common.flight.wire import from_flight
 from syndb_common.tables import schema
-from syndb_common.tables.identity import dataset_id
+from syndb_common.tables.identity import dataset_id, row_id
 from syndb_common.tables.model import TABLES
 from syndb_common.tables.versions import DatasetMetadata
 
@@ -42,6 +43,17 @@ def neurons(first: int, count: int) -> pa.Table:
     return pa.table({"source_id": [f"n{n}" for n in numbers], "soma_x": np.arange(first, first + count, dtype=float)})
 
 
+BATCH_ROWS = 200
+ROWS = 3 * BATCH_ROWS
+
+
+def tables_of(version: int) -> dict[str, pa.Table]:
+    """Neurons in some batches, and an axon of each; other values in each version."""
+    cells = pa.Table.from_batches(neurons(1000 * version, ROWS).to_batches(max_chunksize=BATCH_ROWS))
+    ids = [str(row_id(WORM, "neurons", name)) for name in cells["source_id"].to_pylist()]
+    return {"neurons": cells, "axons": pa.table({"source_id": cells["source_id"], "neuron_id": ids})}
+
+
 def free_port() -> int:
     """A port that is free now: an engine that is restarted comes back to it."""
     with socket.socket() as found:
@@ -50,9 +62,9 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def restarted_engine(path: Path) -> AsyncIterator[LocalEngine]:
+async def restarted_engine(path: Path, server: Server | None = None) -> AsyncIterator[LocalEngine]:
     """An engine that is started again whenever it dies, at the same address."""
-    engine = LocalEngine(path, flight=FlightSettings("127.0.0.1", free_port(), path / "flight"))
+    engine = LocalEngine(path, server=server, flight=FlightSettings("127.0.0.1", free_port(), path / "flight"))
 
     async def supervise() -> None:
         while True:
