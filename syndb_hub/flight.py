@@ -7,6 +7,7 @@ The server itself lives in the engine process (:mod:`syndb_common.flight.server`
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ import trio
 from syndb_common.engine.asked import Answers
 from syndb_common.errors import Cancelled, Conflict, DeadlineExceeded, ErrorBody, InvalidRequest, SynDBError
 from syndb_common.flight.queries import RUN_SECONDS
-from syndb_common.syql.plan import Scope
+from syndb_common.syql.plan import Plan, Scope
 from syndb_hub.auth.tokens import TokenService
 from syndb_hub.downloads import asked_of, check_rows, rows_query, select, tables_of
 from syndb_hub.federation.answers import Provenance, Queries, Require
 from syndb_hub.federation.targets import Holding
+from syndb_hub.jobs.live import Live
 from syndb_hub.jobs.runner import JobRunner
 from syndb_hub.store.jobs import Job, JobStatus
 
@@ -53,6 +55,7 @@ class FlightUsers:
         self._holdings = holdings
         self._queries = queries
         self._jobs = jobs
+        self._live: dict[str, tuple[Job, Live, int | None]] = {}
 
     @property
     def answers(self) -> Answers:
@@ -60,6 +63,8 @@ class FlightUsers:
         return {
             "authenticate": self.authenticate,
             "run": self.run,
+            "live": self.live,
+            "taken": self.taken,
             "table": self.table,
             "result": self.result,
             "status": self.status,
@@ -89,6 +94,49 @@ class FlightUsers:
         job = await self._jobs.submit(query, owner=owner, scope=wanted, cluster_ids=clusters, require=require)
         return await self._ended(job)
 
+    async def live(
+        self, *, owner: str, name: str, query: str, scope: str | None, cluster_ids: Sequence[str] | None
+    ) -> dict[str, Any]:
+        """Run a query as a job whose rows are taken while they come, and say how many there were; a job whose client
+        leaves is cancelled. All nodes have to answer: what was taken cannot be taken back.
+
+        Args:
+            name: by which the engine process says how far its client is (:meth:`taken`).
+
+        Raises:
+            InvalidRequest: its rows are not known one by one before all are there.
+            SynDBError: it was refused or failed, perhaps after rows were taken.
+        """
+        wanted = None if scope is None else Scope(scope)
+        clusters = None if cluster_ids is None else [UUID(each) for each in cluster_ids]
+        plan = (await self._queries.explain(query, scope=wanted, cluster_ids=clusters)).plan
+        _check_streams(plan)
+        live = Live()
+        job = await self._jobs.submit(query, owner=owner, scope=wanted, cluster_ids=clusters, require="all", live=live)
+        self._live[name] = job, live, plan.limit
+        try:
+            ended = await self._awaited(job)
+            _check_completed(ended)
+            return {**_begun(job, live, plan.limit), "rows": ended.rows}
+        finally:
+            del self._live[name]
+            live.end()
+
+    async def taken(self, *, name: str, batches: int | None) -> dict[str, Any]:
+        """Where the rows of a live query are, once that is known; the client has taken so many batches.
+
+        Args:
+            batches: None while none can be taken, -1 when no more will be.
+        """
+        if name not in self._live:
+            return {}
+        job, live, limit = self._live[name]
+        if batches == -1:
+            live.end()
+        elif batches is not None:
+            live.take(batches)
+        return _begun(job, live, limit)
+
     async def table(self, *, owner: str, dataset: str, version: int | None, table: str | None) -> dict[str, Any]:
         """Fetch a table of a version, the newest unless told, as a job and say where its rows are.
 
@@ -115,15 +163,19 @@ class FlightUsers:
         return {**answer, "about": about}
 
     async def _ended(self, job: Job) -> dict[str, Any]:
-        """Where the result of a job is once it has ended; stopped when nobody waits for it any more."""
+        """Where the result of a job is once it has ended."""
+        await self._awaited(job)
+        return await self.result(job_id=str(job.id), owner=job.owner)
+
+    async def _awaited(self, job: Job) -> Job:
+        """The job as soon as it has ended, or has taken too long; stopped when nobody waits for it any more."""
         try:
-            job = await self._jobs.wait(job.id, RUN_SECONDS)
+            return await self._jobs.wait(job.id, RUN_SECONDS)
         except trio.Cancelled:
             with trio.move_on_after(CANCEL_SECONDS) as stopping:
                 stopping.shield = True
                 await self._stop(job)
             raise
-        return await self.result(job_id=str(job.id), owner=job.owner)
 
     async def result(self, *, job_id: str, owner: str | None) -> dict[str, Any]:
         """Where the result of a job is: its file, and what its readers should know.
@@ -132,14 +184,7 @@ class FlightUsers:
             SynDBError: there is no such job or no result, or what the job failed with.
         """
         job = await self._jobs.get(UUID(job_id), owner=owner)
-        if job.error is not None:
-            raise SynDBError.from_body(ErrorBody.model_validate(job.error.model_dump()))
-        if job.status is JobStatus.CANCELLED:
-            raise Cancelled("the query was cancelled")
-        if not job.status.finished:
-            raise DeadlineExceeded(
-                f"job {job.id} has not ended yet", hint='ask for it later: {"job_id": "..."}', job_id=str(job.id)
-            )
+        _check_completed(job)
         job, file = await self._jobs.result(job.id, owner=owner)
         return {"path": str(file), "rows": job.rows or 0, "bytes": _size(job), "about": _about(job)}
 
@@ -161,6 +206,39 @@ class FlightUsers:
 def results_folder(data_dir: Path) -> Path:
     """Where the results of jobs are kept."""
     return data_dir / "objects" / "jobs"
+
+
+def _check_streams(plan: Plan) -> None:
+    """Only rows that are passed on as they come can be taken while they come."""
+    what = {
+        "aggregates": plan.is_aggregate,
+        "is in order": bool(plan.order_by),
+        "leaves out the first rows": bool(plan.offset),
+    }
+    if reasons := [reason for reason, is_so in what.items() if is_so]:
+        raise InvalidRequest(
+            f"the rows of this query cannot be taken while they come: it {' and '.join(reasons)}",
+            hint="ask without live, or without GROUP BY, aggregates, ORDER BY and OFFSET",
+        )
+
+
+def _check_completed(job: Job) -> None:
+    if job.error is not None:
+        raise SynDBError.from_body(ErrorBody.model_validate(job.error.model_dump()))
+    if job.status is JobStatus.CANCELLED:
+        raise Cancelled("the query was cancelled")
+    if not job.status.finished:
+        raise DeadlineExceeded(
+            f"job {job.id} has not ended yet", hint='ask for it later: {"job_id": "..."}', job_id=str(job.id)
+        )
+
+
+def _begun(job: Job, live: Live, limit: int | None) -> dict[str, Any]:
+    """Where the rows of a live query are; nothing while that is not known."""
+    if live.path is None or live.schema is None:
+        return {}
+    schema = base64.b64encode(live.schema.serialize()).decode()
+    return {"path": str(live.path), "schema": schema, "limit": limit, "about": _about(job)}
 
 
 def _size(job: Job) -> int:

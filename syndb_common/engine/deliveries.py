@@ -23,7 +23,11 @@ ARRIVE_SECONDS = 10.0
 """How long a reader waits for a node that said that it has begun to deliver: its first rows are there, it connects."""
 
 STALL_SECONDS = 30.0
-"""How long each of both waits for the other once it has arrived."""
+"""How long its reader waits for a node that has arrived."""
+
+TAKE_SECONDS = 600.0
+"""How long a node waits for its reader, who waits for a user that is slow. One that is dead is noticed long before, by
+the Flight server."""
 
 MAX_BETWEEN = 2
 """Batches that have come and were not taken: one is being sent while one is received."""
@@ -70,7 +74,7 @@ class Delivery:
             Cancelled, DeadlineExceeded: the reader left, or stands still.
         """
         with self._changed:
-            self._wait(lambda: len(self._batches) < MAX_BETWEEN, "nobody read the part in time", STALL_SECONDS)
+            self._wait(lambda: len(self._batches) < MAX_BETWEEN, "nobody read the part in time", TAKE_SECONDS)
             self._batches.append(batch)
             self._changed.notify_all()
 

@@ -28,7 +28,11 @@ from syndb_common.engine.work import Keeper, Work
 from syndb_common.errors import Cancelled, NotFound, SynDBError, TooManyRequests
 
 OFFER_SECONDS = 30.0
-"""How long a ticket is good, and a reader may stand still: long for a network, short for a leak."""
+"""How long a ticket is good: long for a network, short for a leak."""
+
+READ_SECONDS = 600.0
+"""How long a query waits for one who reads it. Flight servers end readers that stand still long before; this is for a
+hub whose user is slow."""
 
 TICKET_BYTES = 32
 
@@ -103,6 +107,7 @@ class Running:
     def read(self) -> Iterator[pa.RecordBatch]:
         """The rows that are there, then those still to come."""
         batches = self.batches
+        self.work.patience = READ_SECONDS
         try:
             while batches:
                 yield from batches

@@ -17,6 +17,7 @@ from syndb_common.engine.offers import Offers
 from syndb_common.errors import InvalidRequest
 from syndb_common.flight import sql
 from syndb_common.flight.access import ADMIN, ASK_SECONDS, QUERY, Caller
+from syndb_common.flight.growing import Growing
 from syndb_common.flight.requests import parse
 from syndb_common.flight.stored import parts_of
 
@@ -37,6 +38,7 @@ class Command(BaseModel):
     scope: Literal["local", "remote", "federation"] | None = None
     cluster_ids: tuple[UUID, ...] | None = Field(None, max_length=1000)
     require: Literal["any", "all"] = "any"
+    live: bool = False
     dataset: str | None = Field(None, min_length=1, max_length=100)
     version: int | None = Field(None, ge=1, le=2**32 - 1)
     table: str | None = Field(None, min_length=1, max_length=100)
@@ -48,6 +50,8 @@ class Command(BaseModel):
             raise ValueError("name either a query, a dataset or a job_id")
         if self.dataset is None and (self.version is not None or self.table is not None):
             raise ValueError("version and table go with a dataset")
+        if self.query is None and self.live:
+            raise ValueError("live goes with a query")
         return self
 
 
@@ -79,6 +83,8 @@ class Queries:
             asked = _named(descriptor.path)
         else:
             asked = Command(query=_bounded(command.text)) if command is not None else _command(content)
+        if asked.live:
+            return self._live(caller, asked, descriptor, gone)
         answer = self._run(caller, asked, gone)
         parts = parts_of(Path(answer["path"]))
         tickets = self._offers.make_all(parts, caller.digest)
@@ -91,6 +97,20 @@ class Queries:
             True,
             json.dumps(answer["about"]).encode(),
         )
+
+    def _live(
+        self, caller: Caller, asked: Command, descriptor: flight.FlightDescriptor, gone: Callable[[], bool]
+    ) -> flight.FlightInfo:
+        """Where rows are handed out while they come: one endpoint, and nobody knows how many there will be."""
+        rows = Growing(partial(self._ask, whose=caller.id), RUN_SECONDS, **_query(caller, asked))
+        try:
+            about = rows.begin(gone)
+            [ticket] = self._offers.make_all([rows], caller.digest)
+        except BaseException:
+            rows.end()
+            raise
+        endpoint = flight.FlightEndpoint(ticket, [])
+        return flight.FlightInfo(rows.schema, descriptor, [endpoint], -1, -1, True, json.dumps(about).encode())
 
     def status(self, caller: Caller, job_id: UUID) -> bytes:
         """How a job of the caller's is."""
@@ -107,15 +127,7 @@ class Queries:
         if command.dataset is not None:
             which = {"dataset": command.dataset, "version": command.version, "table": command.table}
             return ask("table", RUN_SECONDS, owner=caller.id, **which)
-        return ask(
-            "run",
-            RUN_SECONDS,
-            owner=caller.id,
-            query=command.query,
-            scope=command.scope,
-            cluster_ids=None if command.cluster_ids is None else [str(each) for each in command.cluster_ids],
-            require=command.require,
-        )
+        return ask("run", RUN_SECONDS, **_query(caller, command), require=command.require)
 
     def _job(self, what: str, caller: Caller, job_id: UUID) -> bytes:
         caller.require(QUERY)
@@ -126,6 +138,12 @@ def sql_info(ticket: bytes) -> pa.Table | None:
     """The table that a ticket made of ``CommandGetSqlInfo`` asks for; None for every other ticket."""
     command = sql.parse(ticket)
     return command.table() if isinstance(command, sql.SqlInfo) else None
+
+
+def _query(caller: Caller, command: Command) -> dict[str, Any]:
+    """What the daemon is asked about a query to run."""
+    clusters = None if command.cluster_ids is None else [str(each) for each in command.cluster_ids]
+    return {"owner": caller.id, "query": command.query, "scope": command.scope, "cluster_ids": clusters}
 
 
 def _owner(caller: Caller) -> str | None:

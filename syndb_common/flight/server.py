@@ -37,6 +37,7 @@ from syndb_common.errors import IncompleteResult, InvalidRequest, NotFound, NotS
 from syndb_common.flight.access import ADMIN, UPLOAD, Access, Caller
 from syndb_common.flight.allocation import keep_freed_memory
 from syndb_common.flight.calls import MIDDLEWARE, Call, Calls, Handshake, call_of
+from syndb_common.flight.growing import Growing
 from syndb_common.flight.guests import Guests
 from syndb_common.flight.incoming import Incoming, check_batch
 from syndb_common.flight.queries import Queries, sql_info
@@ -140,6 +141,8 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
                     return flight.RecordBatchStream(table)
             result = self._offers.redeem(asked, call.digest)
             call.at_end(result.close)
+            if isinstance(result.source, Growing):
+                result.source.left = context.is_cancelled
             self._welcome(context)
             stream = self._stream(context, own=result.own)
             schema = result.source.schema

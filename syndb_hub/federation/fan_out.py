@@ -109,12 +109,12 @@ class _Asking:
         return _left(until if self.union is None else self.until)
 
     async def move_deadlines(self) -> None:
-        """Move on the deadlines of parts whose rows come; until cancelled."""
+        """Move on the deadlines of parts whose rows come, or have come and wait; until cancelled."""
         seen: dict[int, int] = {}
         while True:
             await trio.sleep(self.seconds / LOOKS_WITHIN_DEADLINE)
             for index, (scope, gathering) in self.waits.items():
-                if gathering.rows != seen.get(index, 0):
+                if gathering.rows != seen.get(index, 0) or gathering.held:
                     seen[index] = gathering.rows
                     scope.deadline = min(trio.current_time() + self.seconds * (1 + GRACE), self.until)
 
@@ -254,7 +254,7 @@ class FanOut:
             answer = await self.warehouse.answer(sql, limits=limits, query_id=query_id, reader=asking.reader)
         if isinstance(answer, Answer):
             asking.budget.spend(answer.table.nbytes)
-            table = await take(gathering, answer.table)
+            table = await take(gathering, answer.table, asking.readers)
             return _answered(target, gathering, table, answer.scan.seconds, answer.scan)
         endpoint = FlightEndpoint(location=self.own_flight(), certificate=answer.certificate, ticket=answer.ticket)
         at_most = asking.stream_seconds(began + seconds)
@@ -348,7 +348,7 @@ class FanOut:
         """The part that an answer is about, or why it did not come."""
         if result.inline is not None:
             asking.budget.spend(len(result.inline))
-            table = await take(gathering, unpack(result.inline))
+            table = await take(gathering, unpack(result.inline), asking.readers)
             return table, Scan(result.scanned_rows, result.scanned_bytes)
         try:
             endpoint = await self.ways.claim(delivery, asking.reader) if result.pushed else _at_node(cluster, result)

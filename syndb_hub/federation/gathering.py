@@ -70,6 +70,10 @@ class Gathering(Protocol):
     rows: int
     bytes: int
 
+    @property
+    def held(self) -> bool:
+        """Whether more has come and waits until it is wanted."""
+
     def add(self, batch: pa.RecordBatch) -> None:
         """The next batch, foreign until it is checked here; blocks.
 
@@ -93,6 +97,8 @@ class Gathering(Protocol):
 
 class Whole:
     """Keeps a part until it is merged."""
+
+    held = False
 
     def __init__(self, plan: Plan) -> None:
         self._expected = partial_schema(plan)
@@ -158,6 +164,10 @@ class Union:
         """Forget a part."""
         self._rows.drop(part)
 
+    def holds(self, part: int) -> bool:
+        """Whether rows of a part wait until they are wanted."""
+        return self._rows.holds(part)
+
 
 class Streamed:
     """Passes a part on to the union of all parts."""
@@ -167,6 +177,11 @@ class Streamed:
         self._part = part
         self.rows = 0
         self.bytes = 0
+
+    @property
+    def held(self) -> bool:
+        """See the protocol."""
+        return self._union.holds(self._part)
 
     def add(self, batch: pa.RecordBatch) -> None:
         """See the protocol."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 class Rows(Protocol):
     """Where the rows of an answer are written, a batch at a time. What is not complete never shows.
 
-    The first three block and may be called from any thread.
+    All but the last two may be called from any thread; the first three block.
     """
 
     def open(self, schema: pa.Schema, descending: tuple[bool, ...] = ()) -> None:
@@ -32,6 +32,10 @@ class Rows(Protocol):
 
     def drop(self, part: int) -> None:
         """Forget every row of a part, and take no more of it."""
+        ...
+
+    def holds(self, part: int) -> bool:
+        """Whether :meth:`add` has rows of the part and waits until earlier ones are wanted."""
         ...
 
     async def select(self, offset: int, limit: int | None) -> int:

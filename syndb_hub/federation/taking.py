@@ -119,12 +119,15 @@ _VERSION_5 = 4
 """What ``MetadataVersion`` counts from 0."""
 
 
-async def take(gathering: Gathering, table: pa.Table) -> pa.Table | None:
-    """Take in a part that is here. What is large, or is written to a disk, is not for the loop."""
+async def take(gathering: Gathering, table: pa.Table, readers: trio.CapacityLimiter) -> pa.Table | None:
+    """Take in a part that is here. What is large is not for the loop, and what is written may have to wait: in a thread
+    of ``readers``."""
     size = table.get_total_buffer_size()  # its nbytes would believe offsets that nobody has checked
-    if size <= CHECKED_HERE_BYTES and isinstance(gathering, Whole):
+    kept = isinstance(gathering, Whole)
+    if size <= CHECKED_HERE_BYTES and kept:
         return _add_all(gathering, table)
-    return await trio.to_thread.run_sync(_add_all, gathering, table, abandon_on_cancel=True, limiter=checkers)
+    limiter = checkers if kept else readers
+    return await trio.to_thread.run_sync(_add_all, gathering, table, abandon_on_cancel=True, limiter=limiter)
 
 
 def _add_all(gathering: Gathering, table: pa.Table) -> pa.Table | None:

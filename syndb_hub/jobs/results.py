@@ -12,6 +12,7 @@ from uuid import UUID
 import trio
 
 from syndb_common.errors import DataError, NotFound
+from syndb_hub.jobs.live import Live
 from syndb_hub.jobs.writing import ResultWriter
 from syndb_hub.store.jobs import StoredResult
 
@@ -38,14 +39,16 @@ class ResultFiles:
         await trio.to_thread.run_sync(self._prepare, {self.path(job_id).name for job_id in keep}, limiter=self._limiter)
 
     @asynccontextmanager
-    async def writing(self, job_id: UUID) -> AsyncIterator[ResultWriter]:
+    async def writing(self, job_id: UUID, live: Live | None = None) -> AsyncIterator[ResultWriter]:
         """Write the result of a job; nothing of it is left after the block unless it was kept.
+
+        ``live`` says how far somebody is who reads it meanwhile.
 
         Raises:
             Unavailable: the folder cannot be written.
         """
         part = self.path(job_id).with_suffix(".part")
-        writer = ResultWriter(part, max_bytes=self._max_result_bytes, limiter=self._limiter)
+        writer = ResultWriter(part, max_bytes=self._max_result_bytes, limiter=self._limiter, live=live)
         try:
             yield writer
         finally:

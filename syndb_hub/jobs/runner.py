@@ -32,6 +32,7 @@ from syndb_common.syql.plan import Scope
 from syndb_hub.ages import Ages
 from syndb_hub.federation.answers import Queries, Require
 from syndb_hub.jobs.conversions import Conversions, Exported
+from syndb_hub.jobs.live import Live
 from syndb_hub.jobs.results import ResultFiles
 from syndb_hub.settings import JobSettings
 from syndb_hub.store.database import Store
@@ -43,6 +44,9 @@ MAX_PENDING = 200
 
 MAX_OF_ONE_OWNER = 50
 """Jobs of one token that have not ended: a quarter of the line, so that nobody fills it for the others."""
+
+MAX_LIVE, MAX_LIVE_OF_ONE_OWNER = 16, 4
+"""Jobs whose rows are taken while they come. Their readers may take their time: they keep no worker from the others."""
 
 CLEANING_SECONDS = 300.0
 """Between two searches for expired results: short against their life, which is hours."""
@@ -66,10 +70,11 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Active:
-    """A job in line or at work, whose it is, and the request that it answers."""
+    """A job in line or at work, whose it is, the request that it answers, and how far a reader is who follows it."""
 
     owner: str
     work: tracing.Work
+    live: Live | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
 
@@ -115,6 +120,7 @@ class JobRunner:
         self._waiting = 0
         self._put, self._take = trio.open_memory_channel[Job](math.inf)  # bounded by _waiting
         self._accepting = False
+        self._nursery: trio.Nursery | None = None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Clear up after the last run, then work until cancelled."""
@@ -126,7 +132,8 @@ class JobRunner:
         await self.clean()
         kept = [job.id for job in await self._jobs.with_results()]
         try:
-            async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as self._nursery:
+                nursery = self._nursery
                 await nursery.start(self._conversions.run, kept)
                 for _ in range(self._settings.max_workers):
                     nursery.start_soon(self._work)
@@ -151,8 +158,9 @@ class JobRunner:
         scope: Scope | None = None,
         cluster_ids: Sequence[UUID] | None = None,
         require: Require = "any",
+        live: Live | None = None,
     ) -> Job:
-        """Put a question in line.
+        """Put a question in line, or begin at once with one whose rows somebody takes while they come: ``live``.
 
         Raises:
             TooManyRequests: the line is full, or the owner has too many jobs that have not ended.
@@ -175,9 +183,11 @@ class JobRunner:
             require=require,
             created_at=self._now(),
         )
+        if live is not None:
+            self._check_live(owner)
         self._waiting += 1
         asked_by = tracing.current_work.get()
-        self._active[job.id] = _Active(owner, asked_by or tracing.Work(str(job.id)))
+        self._active[job.id] = _Active(owner, asked_by or tracing.Work(str(job.id)), live)
         _log.info("job accepted", job_id=str(job.id))
         try:
             await self._jobs.add(job)
@@ -185,8 +195,19 @@ class JobRunner:
             self._waiting -= 1
             self._end(job.id)
             raise
-        self._put.send_nowait(job)
+        if live is None:
+            self._put.send_nowait(job)
+        elif self._nursery is not None:
+            self._nursery.start_soon(self._work_on, job)
         return job
+
+    def _check_live(self, owner: str) -> None:
+        live = [active.owner for active in self._active.values() if active.live is not None]
+        if len(live) >= MAX_LIVE or live.count(owner) >= MAX_LIVE_OF_ONE_OWNER:
+            raise TooManyRequests(
+                f"the rows of {len(live)} queries are being taken while they come, {live.count(owner)} of them yours",
+                hint="Ask without live, or wait until some have ended.",
+            )
 
     async def get(self, job_id: UUID, *, owner: str | None = None) -> Job:
         """A job; with ``owner``, only if it is theirs.
@@ -310,11 +331,14 @@ class JobRunner:
 
     async def _work(self) -> None:
         async for job in self._take:
-            self._waiting -= 1
-            try:
-                await self._run(job)
-            finally:
-                self._end(job.id)
+            await self._work_on(job)
+
+    async def _work_on(self, job: Job) -> None:
+        self._waiting -= 1
+        try:
+            await self._run(job)
+        finally:
+            self._end(job.id)
 
     async def _run(self, job: Job) -> None:
         active = self._active.get(job.id)
@@ -323,7 +347,7 @@ class JobRunner:
         error: SynDBError | None = None
         with active.scope, tracing.doing(active.work), tracing.span("job", job_id=str(job.id)):
             try:
-                await self._answer(job)
+                await self._answer(job, active.live)
             except SynDBError as raised:
                 error = raised
             except Exception:
@@ -335,8 +359,8 @@ class JobRunner:
         elif error is not None:
             await self._record(self._jobs.fail, job.id, self._now(), error.to_body())
 
-    async def _answer(self, job: Job) -> None:
-        async with self._files.writing(job.id) as writer:
+    async def _answer(self, job: Job, live: Live | None) -> None:
+        async with self._files.writing(job.id, live) as writer:
             provenance = await self._queries.run_into(
                 job.query,
                 writer,

@@ -21,6 +21,7 @@ import pyarrow as pa
 import trio
 
 from syndb_common.errors import Cancelled, DataError, LimitExceeded, Unavailable
+from syndb_hub.jobs.live import Live
 from syndb_hub.jobs.merging import Order, Place, merged
 from syndb_hub.store.jobs import StoredResult
 
@@ -37,12 +38,14 @@ class ResultWriter:
         path: where it is written; not yet its place.
         max_bytes: how large it may become.
         limiter: of the threads that write.
+        live: says how far its reader is, when it is read while it is written.
     """
 
-    def __init__(self, path: Path, *, max_bytes: int, limiter: trio.CapacityLimiter) -> None:
+    def __init__(self, path: Path, *, max_bytes: int, limiter: trio.CapacityLimiter, live: Live | None = None) -> None:
         self._path = path
         self._max_bytes = max_bytes
         self._limiter = limiter
+        self._live = live
         self._file: _Hashed | None = None
         self._writer: Any = None
         self._schema: pa.Schema | None = None
@@ -63,6 +66,8 @@ class ResultWriter:
         with self._lock, _disk():
             self._order = Order(schema, descending) if descending else None
             self._open(self._path, schema)
+        if self._live is not None:
+            self._live.begin(self._path, schema)
 
     def add(self, part: int, batch: pa.RecordBatch) -> None:
         """See the protocol.
@@ -78,6 +83,8 @@ class ResultWriter:
             piece = batch.slice(start, most)
             if self._order is not None:
                 self._check_order(self._order, part, piece)
+            if self._live is not None:
+                self._live.wait(part, piece.nbytes)
             with self._lock, _disk():
                 if self._writer is None or part in self._dropped:
                     raise Cancelled("nobody waits for these rows any more")
@@ -87,6 +94,12 @@ class ResultWriter:
         """See the protocol."""
         with self._lock:
             self._dropped.add(part)
+        if self._live is not None:
+            self._live.drop(part)
+
+    def holds(self, part: int) -> bool:
+        """See the protocol."""
+        return self._live is not None and self._live.holds(part)
 
     async def select(self, offset: int, limit: int | None) -> int:
         """See the protocol."""
@@ -129,6 +142,8 @@ class ResultWriter:
 
     def abandon(self) -> None:
         """Take no more, and leave no file; blocks. Safe to repeat, also after :meth:`finish`."""
+        if self._live is not None:
+            self._live.end()
         with self._lock:
             self._close()
             with suppress(OSError):  # what cannot be removed now is when the hub starts

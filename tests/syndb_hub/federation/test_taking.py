@@ -60,4 +60,4 @@ def test_what_may_become_more_than_it_is_is_refused_before_it_does(packed: bytes
 
 async def test_rows_that_are_not_there_are_refused_and_not_looked_for() -> None:
     with pytest.raises(IncompleteResult, match="cannot be used"), damage():
-        await take(Whole(TEXT), unpack(_claiming(CLAIMED)))
+        await take(Whole(TEXT), unpack(_claiming(CLAIMED)), trio.CapacityLimiter(1))
