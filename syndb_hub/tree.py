@@ -203,7 +203,12 @@ class _Parts:
         self._merger = LocalEngine(None, name="merger")
         self._benchmarks = StoredBenchmarks(store)
         self._measurements = Measurements(self._benchmarks)
-        self._ways = ChosenWays(directory=self._directory, direct=self._is_direct, receiver=self._warehouse)
+        self._ways = ChosenWays(
+            directory=self._directory,
+            direct=self._is_direct,
+            receiver=self._warehouse,
+            streams=settings.flight.max_streams,
+        )
         self._queries = FederatedQueries(
             directory=self._directory,
             own=self._own_versions,

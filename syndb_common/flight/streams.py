@@ -5,7 +5,7 @@ own time never counts, and a slow network is not a client that stands still, as 
 client that stands still in all its streams for longer than it may is cut off (:mod:`syndb_common.flight.watch`); one
 that reads some of them keeps the others waiting at its own cost only.
 
-A stream of the federation's own, a node's delivery or a part that the hub reads, always finds some room.
+Streams of the federation's own, deliveries of nodes and parts that the hub reads, have room of their own, for as many.
 """
 
 from __future__ import annotations
@@ -32,9 +32,6 @@ AWAITED_SECONDS = 5.0
 
 STRANGERS_PER_SECOND, STRANGERS_BURST = 10.0, 20
 """Uploads by tokens not seen before, of all clients together: their addresses are not known when they are let in."""
-
-OWN_SHARE = 4
-"""The federation's own streams find room when users fill all but one part in so many."""
 
 _STRANGERS = "strangers"
 
@@ -150,7 +147,7 @@ class Streams:
         return 0.0 if allowed else (1 - left) / rate
 
     def open(self, client: str, *, own: bool = False, most: int | None = None) -> Stream:
-        """A stream for a client, which may hold only so many at once, or ``most``.
+        """A stream for a client, which may hold only so many at once, or ``most``; the federation may have all its own.
 
         Raises:
             TooManyRequests: it, or all together, have as many as they may.
@@ -159,11 +156,11 @@ class Streams:
         room = self._limits.streams
         with self._lock:
             theirs = sum(each.client == client for each in self._open)
-            if theirs >= (most or self._limits.streams_per_client):
+            if theirs >= (most or (room if own else self._limits.streams_per_client)):
                 raise TooManyRequests(f"you have {theirs} streams open already", hint="end some of them first")
-            users = sum(not each.own for each in self._open)
-            if len(self._open) >= room or (not own and users >= room - room // OWN_SHARE):
-                raise TooManyRequests(f"{len(self._open)} streams are open", hint="try again in a moment")
+            alike = sum(each.own == own for each in self._open)
+            if alike >= room:
+                raise TooManyRequests(f"{alike} streams are open", hint="try again in a moment")
             self._open.add(stream)
         return stream
 

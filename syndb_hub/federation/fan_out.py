@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -107,6 +108,16 @@ class _Asking:
     def stream_seconds(self, until: float) -> float:
         """How long a part may take to come, of which the caller waits for the first rows ``until`` then."""
         return _left(until if self.union is None else self.until)
+
+    @contextmanager
+    def queueing(self, gathering: Gathering) -> Iterator[None]:
+        """A part that streams waits at the hub in the block, which is none of its node's time."""
+        scopes = [scope for scope, each in self.waits.values() if each is gathering]
+        for scope in scopes:
+            scope.deadline = self.until
+        yield
+        for scope in scopes:
+            scope.deadline = min(trio.current_time() + self.seconds * (1 + GRACE), self.until)
 
     async def move_deadlines(self) -> None:
         """Move on the deadlines of parts whose rows come, or have come and wait; until cancelled."""
@@ -266,7 +277,10 @@ class FanOut:
         self, target: Target, cluster: Cluster, gathering: Gathering, asking: _Asking, seconds: float
     ) -> Part:
         until = trio.current_time() + seconds
-        delivery = await self.ways.choose(cluster, seconds)
+        with asking.queueing(gathering):
+            delivery = await self.ways.choose(cluster, seconds)
+        if asking.union is not None:
+            until = trio.current_time() + seconds
         came = await self._by(delivery, target, cluster, gathering, asking, until)
         if isinstance(came, Part):
             return came

@@ -9,6 +9,9 @@
 Whether the Flight server is reached is tried: a TLS handshake against the pinned certificate, repeated regularly, when
 the node has come back or announces something else, and after a failure. So a change of the network changes the way. A
 part of which nothing has come is asked for once more by another way, if there is one.
+
+A delivery takes two streams of the hub's Flight server: the node's, and the one that reads it. So there are only so many
+deliveries at once, and a node is asked when there is a place for its part: what waits holds no ticket.
 """  # noqa: E501 - a table
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ AGAIN_SECONDS = 15.0
 """Between two probes of one node: so long after a change the old way may still be tried."""
 MAX_PROBES = 16
 """Probes at once; each holds a socket."""
+STREAMS_OF_A_DELIVERY = 3
+"""Of the Flight server's: two, and one left for what the hub reads from itself otherwise."""
 PUSH_AGAIN_SECONDS = 60.0
 """After a delivery that did not arrive, the node's parts travel in frames for so long: it may not reach the hub."""
 
@@ -53,7 +58,8 @@ class Ways(Protocol):
     """Chooses the way of each part."""
 
     async def choose(self, cluster: Cluster, seconds: float) -> Delivery:
-        """How the next part of a node is to come, which takes at most ``seconds``."""
+        """How the next part of a node is to come, which takes at most ``seconds`` to be found out; one that is to be
+        delivered waits here until there is a place for it."""
         ...
 
     async def claim(self, delivery: Delivery, reader: bytes) -> FlightEndpoint:
@@ -61,7 +67,7 @@ class Ways(Protocol):
         ...
 
     async def ended(self, delivery: Delivery) -> None:
-        """Nothing will be delivered any more."""
+        """Nothing will be delivered any more: its place is another's. To be called for everything that was chosen."""
         ...
 
     def failed(self, cluster: Cluster, delivery: Delivery, error: SynDBError) -> None:
@@ -127,6 +133,7 @@ class ChosenWays:
         directory: the nodes.
         direct: whether the connection with a PeerId is one without a relay.
         receiver: takes deliveries.
+        streams: which the hub's Flight server may have for the federation.
         probe: whether a Flight server is reached; raises OSError when it is not.
     """
 
@@ -136,6 +143,7 @@ class ChosenWays:
         directory: Directory,
         direct: Callable[[Cluster], bool],
         receiver: Receiver,
+        streams: int,
         probe: Callable[[Endpoints], Awaitable[None]] | None = None,
     ) -> None:
         self._directory = directory
@@ -145,6 +153,8 @@ class ChosenWays:
         self._probed: dict[UUID, _Probed] = {}
         self._undelivered: dict[UUID, float] = {}
         self._limiter = trio.CapacityLimiter(MAX_PROBES)
+        self._places = trio.Semaphore(max(streams // STREAMS_OF_A_DELIVERY, 1))
+        self._delivering: set[bytes] = set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Probe every node that takes part, again and again, until cancelled."""
@@ -186,8 +196,13 @@ class ChosenWays:
 
     async def ended(self, delivery: Delivery) -> None:
         """See the protocol."""
-        if delivery.push_to is not None and delivery.push_to.ticket is not None:
+        if delivery.push_to is None or delivery.push_to.ticket not in self._delivering:
+            return
+        try:
             await self._receiver.forget(delivery.push_to.ticket)
+        finally:
+            self._delivering.remove(delivery.push_to.ticket)
+            self._places.release()
 
     def failed(self, cluster: Cluster, delivery: Delivery, error: SynDBError) -> None:
         """See the protocol."""
@@ -210,8 +225,17 @@ class ChosenWays:
     async def _delivery(self, way: DeliveryWay, seconds: float) -> Delivery:
         if way != "push":
             return Delivery(way)
-        endpoint = await self._receiver.expect(seconds)
-        return Delivery("frames") if endpoint is None else Delivery("push", endpoint)
+        await self._places.acquire()
+        endpoint = None
+        try:
+            endpoint = await self._receiver.expect(seconds)
+        finally:
+            if endpoint is None:
+                self._places.release()
+        if endpoint is None:
+            return Delivery("frames")
+        self._delivering.add(endpoint.ticket or b"")
+        return Delivery("push", endpoint)
 
     def _without_pull(self, cluster: Cluster) -> DeliveryWay:
         undelivered = self._undelivered.get(cluster.record.id)

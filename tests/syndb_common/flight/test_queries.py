@@ -40,6 +40,7 @@ from syndb_common.flight import sql
 from syndb_common.flight.access import Caller
 from syndb_common.flight.client import read_table
 from syndb_common.flight.queries import RUN_SECONDS, Queries
+from syndb_common.flight.settings import FlightLimits
 from syndb_common.flight.stored import PARTS, parts_of
 from syndb_common.flight.streams import STRANGERS_BURST, STRANGERS_PER_SECOND
 from syndb_common.flight.wire import from_flight
@@ -257,6 +258,31 @@ def test_a_path_to_nothing_is_refused(server: Served, path: list[str]) -> None:
 
 def test_a_completed_job_is_read_with_fresh_tickets(server: Served, daemon: _Daemon) -> None:
     assert _read(server, _info(server, json.dumps({"job_id": daemon.job_id}))).num_rows == 3
+
+
+def test_a_user_has_a_share_of_the_streams_and_gets_it_back(server: Served) -> None:
+    share = FlightLimits().streams_per_client
+    with Peer(server.location) as peer:
+        for _ in range(share + 1):
+            peer.call("DoPut", UPLOADER)
+        peer.until(ended=1)
+        peer.listen(0.2)
+        assert list(peer.ended.values()) == [OURS]
+        with Peer(server.location) as more:
+            more.call("DoPut", UPLOADER)
+            more.until(ended=1)
+            more.call("DoPut", server.owner)
+            more.listen(0.2)
+            assert list(more.ended.values()) == [OURS]
+    until = time.monotonic() + 60
+    while True:
+        with Peer(server.location) as later:
+            later.call("DoPut", UPLOADER)
+            later.listen(1)  # settings of HTTP/2
+            later.listen(0.2)
+            if not later.ended:
+                break
+        assert time.monotonic() < until, "streams that have ended are still counted"
 
 
 @pytest.mark.parametrize(("rights", "owner"), [({"query"}, "reader"), ({"query", "admin"}, None)])

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -122,24 +122,32 @@ def test_a_batch_beyond_the_limit_is_refused(strict: Served) -> None:
         assert isinstance(from_flight(caught.value), LimitExceeded)
 
 
-def test_a_client_has_a_share_of_the_streams_and_gets_it_back(strict: Served) -> None:
-    offers = [_offer(strict, ENDLESS) for _ in range(2)]
+def test_parts_that_the_federation_reads_are_not_counted_by_who_reads_them(strict: Served) -> None:
+    offers = [_offer(strict, ENDLESS) for _ in range(3)]
     readings: list[Any] = [Reading(offer, seconds=60, max_bytes=10**12, secret="s").batches() for offer in offers]
     for reading in readings:
         next(reading)
-    with pytest.raises(TooManyRequests, match="you have 2 streams open"):
-        read_table(_offer(strict, "SELECT number FROM numbers(100000)"), secret="s")
-    readings[0].close()
-    until = time.monotonic() + 20
-    while True:
-        try:
-            assert read_table(_offer(strict, "SELECT number FROM numbers(100000)"), secret="s").num_rows == 100_000
-            break
-        except TooManyRequests:
-            assert time.monotonic() < until, "a stream that has ended is still counted"
-            time.sleep(0.05)
-    readings[1].close()
+    for reading in readings:
+        reading.close()
     _until_nothing_runs(strict)
+
+
+def test_calls_beyond_the_rate_are_refused_by_the_server_whatever_they_are(tmp_path: Path) -> None:
+    with served(tmp_path, limits=FlightLimits(calls_per_second=0.001, burst=3)) as server, server.client() as client:
+        for _ in range(3):
+            list(client.list_actions(server.options()))
+        rows = pa.table({"source_id": ["a"]})
+        calls: list[Callable[[], Any]] = [
+            lambda: list(client.list_actions(server.options())),
+            lambda: list(client.do_action(flight.Action("status", b"{}"), server.options())),
+            lambda: client.do_get(flight.Ticket(b"ticket"), server.options()).read_all(),
+            lambda: client.get_flight_info(flight.FlightDescriptor.for_command(b"x"), server.options()),
+            lambda: _last(*client.do_put(flight.FlightDescriptor.for_command(b"{}"), rows.schema, server.options())),
+        ]
+        for call in calls:
+            with pytest.raises(flight.FlightError) as caught:
+                call()
+            assert isinstance(from_flight(caught.value), TooManyRequests)
 
 
 def test_a_stop_waits_neither_for_a_reader_nor_for_a_writer_that_stands_still(tmp_path: Path) -> None:
@@ -223,16 +231,19 @@ def test_a_client_on_a_slow_network_is_not_cut_off() -> None:
         assert watched.still_at(522, moved=10**6 + 100) == {ONE}
 
 
-def test_users_cannot_take_the_streams_of_the_federation() -> None:
-    streams = Streams(FlightLimits(streams=8, streams_per_client=4))
+def test_users_and_the_federation_take_no_streams_of_one_another_and_one_question_may_have_all() -> None:
+    streams = Streams(FlightLimits(streams=6, streams_per_client=4))
     for client in "aaaabb":
         streams.open(client)
     with pytest.raises(TooManyRequests, match="6 streams are open"):
         streams.open("c")
-    for question in ("x", "y"):
-        streams.open(question, own=True)
-    with pytest.raises(TooManyRequests, match="8 streams are open"):
-        streams.open("z", own=True)
+    for part in range(3):
+        streams.open(f"delivery {part}", own=True, most=1)
+        streams.open("question", own=True)
+    with pytest.raises(TooManyRequests, match="6 streams are open"):
+        streams.open("delivery 3", own=True, most=1)
+    with pytest.raises(TooManyRequests, match="you have 1 streams open"):
+        streams.open("delivery 0", own=True, most=1)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from syndb_common.messages import Acknowledged, AnalyticsQuery, AnalyticsResult,
 from syndb_common.syql import Plan, Scope, partial_schema
 from syndb_hub.federation.fan_out import FanOut
 from syndb_hub.federation.queries import FederatedQueries
+from syndb_hub.federation.ways import AlwaysPull, Delivery, Ways
 from syndb_hub.jobs.writing import ResultWriter
 from tests.actors.federation_parts import Peer, cluster, published
 
@@ -27,7 +28,13 @@ ROWS = "SELECT cid, synapse_count, connection_score, synapse_type FROM synapses"
 class Nodes:
     """Nodes that answer row queries with ``count`` rows each, or with an error."""
 
-    def __init__(self, merger: Any, answers: dict[str, int | SynDBError | Callable[[pa.Table], bytes]]) -> None:
+    def __init__(
+        self,
+        merger: Any,
+        answers: dict[str, int | SynDBError | Callable[[pa.Table], bytes]],
+        ways: Ways | None = None,
+        patience: float = 20.0,
+    ) -> None:
         self.directory = Directory()
         self.answers = answers
         self.questions: list[AnalyticsQuery] = []
@@ -37,9 +44,9 @@ class Nodes:
         self.queries = FederatedQueries(
             directory=self.directory,
             own=self._own,
-            fan_out=FanOut(self.directory, merger, self._peer, 10**8),
+            fan_out=FanOut(self.directory, merger, self._peer, 10**8, ways=ways or AlwaysPull()),
             merger=merger,
-            delegation_seconds=20,
+            delegation_seconds=patience,
         )
 
     async def _own(self) -> tuple[()]:
@@ -143,6 +150,17 @@ async def test_nodes_are_told_how_long_all_of_their_rows_are_waited_for(writer: 
     [asked] = nodes.questions
     assert asked.seconds <= 20
     assert 7000 < asked.delivery_seconds <= 7200
+
+
+async def test_a_part_that_waits_for_its_turn_at_the_hub_has_its_time_when_it_comes(writer: ResultWriter) -> None:
+    class Queue(AlwaysPull):
+        async def choose(self, cluster: Cluster, seconds: float) -> Delivery:
+            await trio.sleep(1.5)
+            return Delivery()
+
+    nodes = Nodes(None, {"worm": 7}, Queue(), patience=1.0)
+    assert (await nodes.run_into(ROWS, writer)).rows == 7
+    assert nodes.questions[0].seconds > 0.5
 
 
 async def test_an_aggregate_is_merged(merger: LocalEngine, writer: ResultWriter, tmp_path: Path) -> None:

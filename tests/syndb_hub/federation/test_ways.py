@@ -10,16 +10,25 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors.directory import NOWHERE, Cluster, Directory, Health
 from syndb_common.errors import DeadlineExceeded, PeerUnavailable
 from syndb_common.flight.tls import ensure_certificate
 from syndb_common.messages import Endpoints, FlightEndpoint
-from syndb_hub.federation.ways import AGAIN_SECONDS, PUSH_AGAIN_SECONDS, ChosenWays, Delivery, greet
+from syndb_hub.federation.ways import (
+    AGAIN_SECONDS,
+    PUSH_AGAIN_SECONDS,
+    STREAMS_OF_A_DELIVERY,
+    ChosenWays,
+    Delivery,
+    greet,
+)
 from tests.actors.federation_parts import ENDPOINTS, cluster
 
 GONE = PeerUnavailable("connection reset")
+STREAMS = 2 * STREAMS_OF_A_DELIVERY
+"""Of the hub's Flight server: two deliveries."""
 
 
 class Network:
@@ -27,12 +36,16 @@ class Network:
 
     def __init__(self, *, flight: bool = True, direct: bool = True, receives: bool = True) -> None:
         self.flight, self.is_direct, self.receives = flight, direct, receives
-        self.probes = 0
+        self.probes = self.expected = 0
         self.directory = Directory()
         self.node = cluster("worm", health=Health.HEALTHY, dial=ENDPOINTS)
         self.directory.publish([self.node])
         self.ways = ChosenWays(
-            directory=self.directory, direct=lambda node: self.is_direct, receiver=self, probe=self.probe
+            directory=self.directory,
+            direct=lambda node: self.is_direct,
+            receiver=self,
+            streams=STREAMS,
+            probe=self.probe,
         )
 
     async def probe(self, endpoints: Endpoints) -> None:
@@ -42,6 +55,8 @@ class Network:
             raise OSError("connection refused")
 
     async def expect(self, seconds: float) -> FlightEndpoint | None:
+        self.expected += 1
+        await trio.lowlevel.checkpoint()
         hub = FlightEndpoint(location="grpc+tls://hub:1", certificate="pem", ticket=secrets.token_bytes(8))
         return hub if self.receives else None
 
@@ -139,6 +154,42 @@ async def test_what_did_not_come_by_one_way_may_by_another(flight: bool, direct:
         network.ways.failed(network.node, delivery, GONE)
         delivery = await network.ways.another(network.node, delivery, 10.0)
     assert [*found, None][: len(ways)] == ways
+
+
+async def test_a_delivery_waits_for_a_place_and_holds_no_ticket_meanwhile(nursery: trio.Nursery) -> None:
+    network = Network(flight=False)
+    chosen: list[Delivery] = []
+
+    async def choose() -> None:
+        chosen.append(await network.ways.choose(network.node, 10.0))
+
+    for _ in range(4):
+        nursery.start_soon(choose)
+    await wait_all_tasks_blocked()
+    assert (len(chosen), network.expected) == (2, 2)
+    for _ in range(2):  # the second time there is nothing to end
+        await network.ways.ended(chosen[0])
+    await wait_all_tasks_blocked()
+    assert (len(chosen), network.expected) == (3, 3)
+    assert {delivery.way for delivery in chosen} == {"push"}
+    await network.ways.ended(Delivery())
+    await network.ways.ended(chosen[1])
+    await wait_all_tasks_blocked()
+    assert len(chosen) == 4
+
+
+@pytest.mark.parametrize("receives", [True, False])
+async def test_what_is_not_delivered_after_all_keeps_no_place(receives: bool) -> None:
+    network = Network(flight=False, receives=receives)
+    for _ in range(3):
+        with trio.CancelScope() as scope:
+            if receives:
+                scope.cancel()  # the ticket is never heard of
+            assert await network.choose() == "frames"
+    network.receives = True
+    with trio.fail_after(60):
+        for _ in range(2):
+            assert await network.choose() == "push"
 
 
 async def test_a_node_whose_delivery_did_not_come_answers_in_frames_for_a_while(autojump_clock: MockClock) -> None:
