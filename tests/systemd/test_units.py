@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from syndb_common.engine import landlock
+
 UNITS = sorted((Path(__file__).parents[2] / "systemd").glob("*.service"))
 
 
@@ -44,7 +46,27 @@ def test_every_directive_that_restricts_has_its_reason_above(unit: Path) -> None
             break
         reasoned = line.startswith("#") or (reasoned and bool(line))
         restricts = line.startswith(("Protect", "Private", "Restrict", "NoNew", "Capability", "SystemCallF", "Limit"))
+        restricts |= line.startswith(("TemporaryFile", "BindReadOnly", "Inaccessible"))
         assert reasoned or not restricts, line
+
+
+def of(unit: Path, directive: str) -> list[str]:
+    """The words of a directive, on however many lines."""
+    lines = [line.removeprefix(f"{directive}=") for line in unit.read_text().splitlines() if line.startswith(directive)]
+    return [word.removeprefix("-") for line in lines for word in line.split()]
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_without_landlock_the_engine_process_sees_no_accounts_either(unit: Path) -> None:
+    """Of /etc it sees what it may read where the kernel confines it, and little else."""
+    assert {"/etc:ro", "/var:ro"} <= set(of(unit, "TemporaryFileSystem"))
+    seen = [Path(path) for path in of(unit, "BindReadOnlyPaths")]
+    assert all(path.is_relative_to("/etc") and path != Path("/etc") for path in seen)
+    for secret in ("passwd", "shadow", "group", "machine-id", "ssh"):
+        assert Path("/etc", secret) not in seen
+    for needed in map(Path, (*landlock._SYSTEM_FILES, *landlock._TO_FIND_SERVERS)):
+        if needed.is_relative_to("/etc"):
+            assert any(needed.is_relative_to(path) for path in seen), needed
 
 
 def test_there_is_one_unit_for_each_daemon() -> None:
