@@ -66,7 +66,8 @@ class Deletions:
         rows = self._records.read(
             f"SELECT version, content_hash, JSONExtractString(metadata, 'dataset') AS dataset, "
             f"arraySum(mapValues(row_counts)) AS rows FROM {DATABASE}.dataset_versions "
-            f"WHERE dataset_id = toUUID('{dataset}'){only} ORDER BY version"
+            f"WHERE dataset_id = toUUID('{dataset}'){only} ORDER BY version",
+            of=f"{DATABASE}.dataset_versions",
         )
         if not rows and not unfinished:
             what = f"version {version} of data set {dataset}" if version else f"data set {dataset}"

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,19 @@ AUDIT = "SELECT * EXCEPT (dataset_id) FROM syndb_records.changes ORDER BY at"
 NEURONS = "SELECT * EXCEPT (cid, dataset_id) FROM syndb.neurons WHERE version = 2 ORDER BY source_id"
 
 
-def test_all_versions_are_copied_and_the_setting_to_change_is_said(
-    node: Path, server: Server, words: list[str]
+def test_all_versions_are_copied_to_a_cluster_and_the_setting_to_change_is_said(
+    node: Path, server: Server, words: list[str], tmp_path: Path
 ) -> None:
-    done = run_command("syndb-node", *words)
+    server = replace(server, cluster="c")
+    done = run_command("syndb-node", *words, "--cluster", server.cluster)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("copied, its content hash is right") == len(ALL)
     section = done.stdout.splitlines()
     assert section[:3] == ["[engine]", 'kind = "server"', f'url = "{server.url}"']
+    assert 'cluster = "c"' in section
     assert server.password not in done.stdout + done.stderr
+    said = (tmp_path / "data.cluster").read_text(encoding="utf-8")
+    assert "CREATE TABLE IF NOT EXISTS syndb.neurons ON CLUSTER `c`" in said
 
     on_server = _on(server, None, NEURONS, AUDIT)
     assert sorted((v.metadata.dataset, v.version) for v in on_server[0]) == ALL

@@ -4,6 +4,9 @@
 password ``secret`` on that port of the loopback (0: any), which it prints, and ends with its standard input. It keeps
 to what a server does: settings come in the URL and hold for one request, temporary tables belong to sessions, headers
 leave with the first megabyte of a result, and what goes wrong later stands in the body, whose end is then missing.
+
+Once a statement speaks of a cluster, it is one machine of it: statements ON CLUSTER are written down in FOLDER with the
+suffix ``.cluster``, and of what says which versions there are it shows nothing that it was not told to fetch.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -39,6 +43,38 @@ SILENCE = re.compile(r"/\* say nothing \*/")
 FALL_SILENT = re.compile(r"/\* fall silent \*/")
 """A query with this comment gets the first megabyte of its result, and no word afterwards."""
 _FORMAT = re.compile(r"\s+FORMAT\s+ArrowStream\s*$")
+
+
+_ON_CLUSTER = re.compile(r" ON CLUSTER `\w+`")
+_REPLICATED = re.compile(r"(?<=ENGINE = )Replicated(?=\w*MergeTree)")
+_SYNC = re.compile(r"SYSTEM SYNC REPLICA (\S+)$")
+_LAGGING = r"syndb\.dataset_versions|syndb_records\.\w+"
+_WRITTEN = re.compile(rf"INSERT INTO ({_LAGGING})\b")
+_READ = re.compile(rf"\bFROM ({_LAGGING})\b")
+
+
+class Machine:
+    """What a statement is for a single server; of a cluster, this is the machine that lags behind."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._clustered = False
+        self._fetched: set[str] = set()
+
+    def alone(self, sql: str) -> str:
+        if _ON_CLUSTER.search(sql):
+            self._clustered = True
+            with self._log.open("a", encoding="utf-8") as log:
+                log.write(f"{' '.join(sql.split())}\n")
+        if not self._clustered:
+            return sql
+        if synced := _SYNC.match(sql):
+            self._fetched.add(synced[1])
+            return "SELECT 1"
+        if written := _WRITTEN.match(sql):
+            self._fetched.discard(written[1])
+        sql = _REPLICATED.sub("", _ON_CLUSTER.sub("", sql))
+        return _READ.sub(lambda m: m[0] if m[1] in self._fetched else f"FROM (SELECT * FROM {m[1]} WHERE 0)", sql)
 
 
 class Sessions:
@@ -90,9 +126,9 @@ class Handler(BaseHTTPRequestHandler):
         try:
             connection = self.server.sessions.open(session, settings)
             if "query" in params:
-                self._insert(connection, params["query"], body)
+                self._insert(connection, self.server.machine.alone(params["query"]), body)
             else:
-                self._query(connection, b"".join(body).decode())
+                self._query(connection, self.server.machine.alone(b"".join(body).decode()))
         except (ChdbError, RuntimeError) as error:
             for _ in body:
                 pass
@@ -230,6 +266,7 @@ class Bridge(ThreadingHTTPServer):
 
     def __init__(self, path: str, port: int) -> None:
         self.sessions = Sessions(path)
+        self.machine = Machine(Path(f"{path}.cluster"))
         super().__init__(("127.0.0.1", port), Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
