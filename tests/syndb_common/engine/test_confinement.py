@@ -13,12 +13,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
-from syndb_common.engine import landlock
+from syndb_common.engine import landlock, lock
 from syndb_common.engine.local import LocalEngine
 from syndb_common.errors import SynDBError
+from tests.syndb_common.engine.bridging import bridged
 
-confined = pytest.mark.skipif(landlock.abi() < 4, reason="this kernel has no Landlock with rules for TCP")
+
+def _needs(abi: int, what: str) -> pytest.MarkDecorator:
+    """Skips where the kernel cannot do it. Where changes are tried before they are taken (``CI`` is set), a kernel that
+    has Landlock but too old a one is a failure: nobody would see that nothing was tried.
+    """
+    found = landlock.abi()
+    there = found >= abi or bool(found and os.environ.get("CI"))
+    return pytest.mark.skipif(not there, reason=f"this kernel has no Landlock with rules for {what}")
+
+
+@pytest.mark.parametrize(("found", "ci", "skipped"), [(0, "1", True), (3, "", True), (3, "1", False), (4, "", False)])
+def test_where_changes_are_tried_a_kernel_with_too_old_a_landlock_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, found: int, ci: str, skipped: bool
+) -> None:
+    monkeypatch.setattr(landlock, "abi", lambda: found)
+    monkeypatch.setenv("CI", ci)
+    assert _needs(4, "TCP").args == (skipped,)
+
 
 SECRET = "f0e1d2c3 the key of another daemon"
 
@@ -40,7 +59,7 @@ def listener() -> Iterator[socket.socket]:
         yield server
 
 
-@confined
+@_needs(4, "TCP")
 async def test_no_sql_reaches_beyond_the_engines_folder(
     engine: LocalEngine, foreign: Path, listener: socket.socket, tmp_path: Path
 ) -> None:
@@ -126,7 +145,7 @@ CONFINED = """
 """
 
 
-@pytest.mark.skipif(landlock.abi() < 6, reason="this kernel has no Landlock with rules for signals")
+@_needs(6, "signals")
 def test_the_process_itself_can_do_no_more_than_its_sql(foreign: Path, listener: socket.socket, tmp_path: Path) -> None:
     """Also if ClickHouse had a hole: this is what code that runs in its process can do."""
     words = [str(tmp_path), str(foreign / "identity.key"), str(listener.getsockname()[1]), str(os.getpid())]
@@ -135,6 +154,58 @@ def test_the_process_itself_can_do_no_more_than_its_sql(foreign: Path, listener:
     )
     forbidden = ("read", "write", "remove", "start", "start own", "connect", "signal")
     assert done.stdout.splitlines() == [f"{what} refused" for what in forbidden] + ["own file done", "listen done"]
+
+
+TRYING = """
+    import json, socket, sys
+    from pathlib import Path
+
+    sys.argv = sys.argv[sys.argv.index("syndb_common.engine.process"):]
+    from syndb_common.engine import landlock, process
+
+    def attempt(action):
+        try:
+            action()
+        except PermissionError:
+            return "refused"
+        return "done"
+
+    def confine_and_try(folder, *arguments, **named):
+        confined = confine(folder, *arguments, **named)
+        port, other, key = json.loads((folder / "try").read_text())
+        tried = {
+            "server": attempt(lambda: socket.create_connection(("127.0.0.1", port)).close()),
+            "other": attempt(lambda: socket.create_connection(("127.0.0.1", other)).close()),
+            "key": attempt(Path(key).read_text),
+            "hosts": attempt(Path("/etc/hosts").read_text),
+        }
+        (folder / "tried").write_text(json.dumps(tried))
+        return confined
+
+    confine, landlock.confine = landlock.confine, confine_and_try
+    process.main()
+"""
+
+
+@pytest.mark.slow
+@_needs(4, "TCP")
+async def test_an_engine_with_a_server_reaches_its_port_and_nothing_else(
+    foreign: Path, listener: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    with bridged(tmp_path / "bridge") as server:
+        folder, trying, interpreter = tmp_path / lock.FOLDER, tmp_path / "trying.py", tmp_path / "python"
+        folder.mkdir(mode=0o700)
+        (folder / "try").write_text(json.dumps([server.port, listener.getsockname()[1], str(foreign / "identity.key")]))
+        trying.write_text(textwrap.dedent(TRYING))
+        interpreter.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P "{trying}" "$@"\n')
+        interpreter.chmod(0o700)
+        monkeypatch.setattr(sys, "executable", str(interpreter))
+        engine = LocalEngine(tmp_path, server=server)
+        await nursery.start(engine.run)
+        assert (await engine.query("SELECT 42 AS n")).table.to_pylist() == [{"n": 42}]
+        tried = json.loads((folder / "tried").read_text())
+        assert tried == {"server": "done", "other": "refused", "key": "refused", "hosts": "done"}
+        nursery.cancel_scope.cancel()
 
 
 WITHOUT_LANDLOCK = """
