@@ -18,6 +18,7 @@ STAGE_1 = ["witvliet-2020-1", 858]
 COUNT = "SELECT dataset, COUNT(*) FROM synapses GROUP BY dataset SCOPE federation"
 ROWS = "SELECT cid, pre_id, post_id FROM synapses SCOPE remote"
 PORT, FLIGHT = 4001, 50052
+LEAST_FRAME = 64 * 1024
 
 
 pytestmark = pytest.mark.timeout(300)
@@ -37,6 +38,11 @@ def way_of(federation: LocalFederation, name: str) -> str:
     return str(way)
 
 
+def failure(federation: LocalFederation) -> str:
+    """Why the rows of the one node that has any did not come; empty when they did."""
+    return str(federation.query(ROWS)["error_message"] or "")
+
+
 def way_to(host: Host, folder: Path) -> list[str]:
     """The multiaddr of the daemon that will run on a host with this folder."""
     folder.mkdir(mode=0o700)
@@ -54,7 +60,8 @@ def test_a_node_behind_nat_reaches_a_hub_behind_nat_through_a_relay(
     with local_federation(tmp_path, ["relay", "inner"], places=places, hub=hub) as federation:
         alone = {"hub_multiaddrs": [], "enable_mdns": False}
         federation.write_node("relay", PORT, FLIGHT, {"federation": {**alone, "serve_relay": True}})
-        federation.write_node("inner", PORT, FLIGHT, {"federation": {**alone, "relays": way}})
+        inner = {"federation": {**alone, "relays": way}}
+        federation.write_node("inner", PORT, FLIGHT, inner)
         federation.start_node("relay")
         federation.start_hub()
         federation.start_node("inner")
@@ -67,6 +74,12 @@ def test_a_node_behind_nat_reaches_a_hub_behind_nat_through_a_relay(
         framed = federation.query(ROWS)
         assert len(framed["rows"]) == STAGE_1[1]
         assert framed["provenance"]["nodes"][0]["bytes"] > 64 * 1024
+        # Its owner says how much a frame may hold: what is larger is refused, in words, and what is small comes.
+        federation.daemons["inner"].kill()
+        federation.write_node("inner", PORT, FLIGHT, {**inner, "limits": {"frame_bytes": LEAST_FRAME}})
+        federation.start_node("inner")
+        assert eventually(lambda: f"larger than {LEAST_FRAME} bytes" in failure(federation), seconds=90)
+        assert federation.query(COUNT)["rows"] == [STAGE_1]
         # Without the relay there is no way.
         relay.unplug()
         assert eventually(lambda: federation.health()["inner"] == "unreachable", seconds=60)
