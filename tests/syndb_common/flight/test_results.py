@@ -152,6 +152,12 @@ async def test_actions_and_uploads_need_the_token(engine: SharedEngine) -> None:
                 list(client.list_actions(options))
 
 
+def _beyond_its_data() -> pa.Array:
+    """Text one of whose offsets leads far away."""
+    offsets = pa.array([0, 10**9, 3], pa.int32()).buffers()[1]
+    return pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"abc")])
+
+
 class _Foreign(flight.FlightServerBase):  # type: ignore[misc]
     """A peer that does not keep the rules of the stream: what it sends is given by the ticket."""
 
@@ -161,9 +167,14 @@ class _Foreign(flight.FlightServerBase):  # type: ignore[misc]
     def do_get(self, context: Any, ticket: flight.Ticket) -> flight.GeneratorStream:
         schema = pa.schema([("n", pa.int64())])
         batch = pa.record_batch([pa.array([1, 2, 3])], schema=schema)
+        if ticket.ticket == b"damaged":
+            schema = pa.schema([("n", pa.string())])
+            batch = pa.record_batch([_beyond_its_data()], schema=schema)
 
         def stream() -> Iterator[Any]:
             yield batch
+            if ticket.ticket == b"damaged":
+                yield pa.RecordBatch.from_pylist([], schema), end_record(batch.num_rows)
             if ticket.ticket == b"short":
                 yield batch.slice(0, 0), end_record(4)
             if ticket.ticket == b"broken":
@@ -191,8 +202,8 @@ def foreign(tmp_path: Path) -> Iterator[_Endpoint]:
     server.shutdown()
 
 
-@pytest.mark.parametrize("fault", [b"cut", b"short", b"broken", b"foreign end"])
-def test_a_stream_without_its_proper_end_is_incomplete(foreign: _Endpoint, fault: bytes) -> None:
+@pytest.mark.parametrize("fault", [b"cut", b"short", b"broken", b"foreign end", b"damaged"])
+def test_a_stream_without_its_proper_end_or_with_damage_is_incomplete(foreign: _Endpoint, fault: bytes) -> None:
     with pytest.raises(IncompleteResult):
         read_table(_Endpoint(foreign.location, foreign.certificate, fault), seconds=10)
 

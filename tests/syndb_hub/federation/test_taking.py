@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import trio
 
 from actors.analytics_delegate import to_ipc
 from syndb_common.errors import IncompleteResult
@@ -59,5 +60,5 @@ def test_what_may_become_more_than_it_is_is_refused_before_it_does(packed: bytes
 
 
 async def test_rows_that_are_not_there_are_refused_and_not_looked_for() -> None:
-    with pytest.raises(IncompleteResult, match="cannot be used"), damage():
+    with pytest.raises(IncompleteResult, match="cannot be used: a part of the answer is malformed"), damage():
         await take(Whole(TEXT), unpack(_claiming(CLAIMED)), trio.CapacityLimiter(1))
