@@ -35,7 +35,8 @@ class FlightLimits:
     """What the clients of a Flight server may use.
 
     Attributes:
-        streams: uploads, downloads and queries under way, of all clients together; each holds a thread.
+        streams: uploads, downloads and queries under way, of all clients together; each holds a thread. The streams of
+            the federation's own may be as many again.
         streams_per_client: of these, how many one credential may have: a client that opens more gains nothing.
         calls_per_second: sustained calls of one address; a download is two.
         burst: calls that an address may make at once.
