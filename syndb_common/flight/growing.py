@@ -23,12 +23,16 @@ from syndb_common.engine.asking import QUICK_SECONDS
 from syndb_common.engine.interface import Scan
 from syndb_common.engine.offers import OFFER_SECONDS
 from syndb_common.errors import Cancelled, DeadlineExceeded, IncompleteResult, SynDBError, TooManyRequests
+from syndb_common.flight.allocation import give_back
 
 LOOK_SECONDS = 0.02
 """Between two looks at a file that nothing was added to."""
 
 TELL_SECONDS = 0.1
 """Between two times that the daemon is told how many batches were taken, unless the reader has to wait for more."""
+
+GIVEN_BACK_AFTER_BYTES = 32 * 1024**2
+"""Between two times that free memory is given back: of every batch as it is read a copy was made."""
 
 _MAGIC_BYTES = 8
 _ALL = -1
@@ -94,12 +98,16 @@ class Growing:
     def read(self) -> Iterator[pa.RecordBatch]:
         """Its rows as they come."""
         self._until = None
-        rows, limit = 0, self._begun["limit"]
+        rows, size, limit = 0, 0, self._begun["limit"]
         for batch in self._written():
             wanted = batch if limit is None else batch.slice(0, limit - rows)
             rows += wanted.num_rows
+            size += batch.nbytes
             yield wanted
             self._taken += 1
+            if size > GIVEN_BACK_AFTER_BYTES:
+                size = 0
+                give_back()
             if rows == limit:
                 break
             if time.monotonic() - self._told_at > TELL_SECONDS:

@@ -118,6 +118,8 @@ class ResultWriter:
             if table.nbytes > self._max_bytes:
                 raise too_large(table.nbytes, self._max_bytes)
             self.open(table.schema)
+            if self._live is not None:
+                self._live.end()  # there is nothing ahead to hold back
             for batch in table.to_batches():
                 self.add(0, batch)
             return int(table.num_rows)

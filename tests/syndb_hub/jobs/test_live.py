@@ -5,18 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 import trio
 
-from syndb_common.errors import Cancelled
+from syndb_common.errors import Cancelled, TooManyRequests
 from syndb_hub.jobs.live import Live
+from syndb_hub.jobs.runner import MAX_LIVE_OF_ONE_OWNER, JobRunner
 from syndb_hub.jobs.writing import ResultWriter
+from syndb_hub.settings import JobSettings
+from syndb_hub.store import Store
 
 BATCH = pa.record_batch({"n": pa.array(range(100), pa.int64())})
 WINDOW = 3 * BATCH.nbytes
 LONG = 60.0
+QUERY = "SELECT dataset, synapse_count FROM synapses SCOPE federation"
 
 
 class Writing:
@@ -125,3 +130,23 @@ def test_a_part_that_is_dropped_and_a_result_that_is_given_up_wait_for_nobody(wr
     writing.end()
     assert len(writing.failures) == 2
     assert len(writing.written) == 3
+
+
+async def test_jobs_whose_rows_are_taken_while_they_come_keep_no_worker_and_are_few(
+    store: Store, make_queries: Any, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    queries = make_queries()
+    queries.hold = trio.Event()
+    runner = JobRunner(store, queries, tmp_path / "objects", JobSettings(max_workers=1))
+    await nursery.start(runner.run)
+    for _ in range(MAX_LIVE_OF_ONE_OWNER):
+        await runner.submit(QUERY, owner="me", live=Live())
+    await queries.until_running(MAX_LIVE_OF_ONE_OWNER)
+    with pytest.raises(TooManyRequests, match="4 of them yours"):
+        await runner.submit(QUERY, owner="me", live=Live())
+    await runner.submit(QUERY, owner="me")
+    await runner.submit(QUERY, owner="another", live=Live())
+    await queries.until_running(MAX_LIVE_OF_ONE_OWNER + 2)
+    assert runner.unfinished == {"pending": 0, "running": MAX_LIVE_OF_ONE_OWNER + 2}
+    queries.hold.set()
+    await queries.until_running(0)
