@@ -32,9 +32,17 @@ from tests.federation.large_rows import fill, hash_of
 from tests.federation.processes import engines_of, eventually, memory_of_all
 
 NEAR, FAR = "near", "far"
-ROWS = {NEAR: 5_000_000, FAR: 1_000_000}
+ROWS = {NEAR: 5_000_000, FAR: 5_000_000}
+SHORTER_ROWS = 1_000_000
+AHEAD_ROWS = 1_500_000
+"""What a node may have read that a client has not taken: 190,000 of these rows are the hub's window, the others are on
+their way, or what ClickHouse reads ahead."""
+STANDS_SECONDS = 1.5
 LARGEST_ROWS = 20_000_000
 MEMORY_BYTES = 200e6
+LIVE_MEMORY_BYTES = 300e6
+"""While a client takes rows as they come, they are under way in the hub's engine process twice at once, and three times
+where the node delivers them."""
 RESULT_BYTES = 4 * 1024**3
 STALL_SECONDS = 5
 COLUMNS = "cid, pre_id, post_id, synapse_count, brain_region"
@@ -183,42 +191,168 @@ def processes(daemon: Daemon) -> list[int]:
     return [daemon.process.pid, *engines_of(daemon)]
 
 
-def measure(federation: LocalFederation, rows: int) -> dict[str, float]:
-    """Bytes above idle that hub and node take while so many rows go through both, all their processes together."""
-    daemons = {"hub": federation.daemons["hub"], "node": federation.daemons[NEAR]}
-    assert wait_end(federation, submit(federation, NEAR, 100_000))["rows"] == 100_000
+class Client:
+    """A plain client of the hub."""
+
+    def __init__(self, federation: LocalFederation) -> None:
+        server = federation.get("/v1/flight")
+        self._client = flight.connect(server["location"], tls_root_certs=server["certificate"])
+        self._options = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {federation.token}".encode())])
+
+    def ask(self, **command: Any) -> tuple[list[Any], dict[str, Any]]:
+        """Readers of the parts of a result, and what is said of it."""
+        wanted = flight.FlightDescriptor.for_command(json.dumps(command).encode())
+        info = self._client.get_flight_info(wanted, self._options)
+        readers = [self._client.do_get(endpoint.ticket, self._options) for endpoint in info.endpoints]
+        return readers, json.loads(info.app_metadata)
+
+    def follow(self, query: str) -> tuple[Any, str]:
+        """A reader of rows while they come, and the id of their job."""
+        [reader], about = self.ask(query=query, live=True)
+        return reader, about["job_id"]
+
+
+def take(reader: Any) -> int:
+    """The rows of all batches that are still to come; none is kept."""
+    return sum(chunk.data.num_rows for chunk in reader)
+
+
+@contextmanager
+def memory(federation: LocalFederation, name: str) -> Iterator[dict[str, float]]:
+    """Bytes above idle that hub and node take at most within the block, all their processes together."""
+    daemons = {"hub": federation.daemons["hub"], "node": federation.daemons[name]}
+    assert wait_end(federation, submit(federation, name, 100_000))["rows"] == 100_000
     idle = {who: memory_of_all(daemon) for who, daemon in daemons.items()}
-    peaks = dict(idle)
+    above = dict.fromkeys(daemons, 0.0)
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.1):
             for who, daemon in daemons.items():
-                peaks[who] = max(peaks[who], memory_of_all(daemon))
+                above[who] = max(above[who], memory_of_all(daemon) - idle[who])
 
     watching = threading.Thread(target=watch)
     watching.start()
     try:
-        job = wait_end(federation, submit(federation, NEAR, rows))
+        yield above
     finally:
         ended.set()
         watching.join()
+
+
+def measure(federation: LocalFederation, name: str, rows: int) -> dict[str, float]:
+    """What memory hub and node take while so many rows go through both to a client."""
+    client = Client(federation)
+    with memory(federation, name) as above:
+        readers, about = client.ask(query=query_of(name, rows), require="all")
+        assert [take(reader) for reader in readers].count(0) == 0
+    job = federation.get(f"/v1/jobs/{about['job_id']}")
     assert (job["status"], job["rows"]) == ("completed", rows)
     assert job["provenance"]["nodes"][0]["bytes"] > 80 * rows
     assert job["provenance"]["scanned_rows"] > rows / 2  # ClickHouse does not count what LIMIT makes superfluous
-    return {who: peaks[who] - idle[who] for who in daemons}
+    return above
 
 
-def test_memory_of_hub_and_node_stays_flat_while_5_million_rows_go_through_them(federation: LocalFederation) -> None:
-    found = measure(federation, ROWS[NEAR])
+@pytest.mark.parametrize("name", [NEAR, FAR])
+def test_memory_of_hub_and_node_stays_flat_while_5_million_rows_go_through_them_to_a_client(
+    federation: LocalFederation, name: str
+) -> None:
+    found = measure(federation, name, ROWS[name])
     assert max(found.values()) < MEMORY_BYTES, found
 
 
 @pytest.mark.largest
 def test_memory_is_the_same_for_20_million_rows(tmp_path: Path) -> None:
     with large_federation(tmp_path, {NEAR: LARGEST_ROWS}) as federation:
-        found = measure(federation, LARGEST_ROWS)
+        found = measure(federation, NEAR, LARGEST_ROWS)
     assert max(found.values()) < MEMORY_BYTES, found
+
+
+@pytest.mark.parametrize("name", [NEAR, FAR])
+def test_a_client_that_is_slow_slows_the_scan_of_a_node_and_comes_to_the_end_of_it(
+    federation: LocalFederation, name: str
+) -> None:
+    owner, taken = Owner(federation, name), 0
+    with memory(federation, name) as above:
+        before = len(computed(federation, name))
+        reader, job_id = Client(federation).follow(query_of(name, ROWS[name]))
+        for wanted in (1, 500_000, 600_000):
+            while taken < wanted:
+                taken += reader.read_chunk().data.num_rows
+            [query_id] = computed(federation, name)[before:]
+            read = stands_at(owner, query_id)
+            assert read is not None, "the scan has ended while hardly anything was taken"
+            assert read - taken < AHEAD_ROWS
+        assert taken + take(reader) == ROWS[name]
+    assert max(above.values()) < LIVE_MEMORY_BYTES, above
+    job = wait_end(federation, job_id)
+    assert (job["status"], job["rows"]) == ("completed", ROWS[name])
+
+
+def stands_at(owner: Owner, query_id: str) -> int | None:
+    """Rows that a query has read when it reads no more; None when it has ended."""
+    until = time.monotonic() + LONG
+    read = owner.rows_read(query_id)
+    while time.monotonic() < until:
+        time.sleep(STANDS_SECONDS)
+        earlier, read = read, owner.rows_read(query_id)
+        if read == earlier:
+            return read
+    raise AssertionError("the scan goes on although nothing is taken")
+
+
+@pytest.mark.parametrize("what", ["leaves", "stands still", "hears of a failure"])
+def test_rows_taken_while_they_come_end_with_their_client_or_in_an_error(
+    federation: LocalFederation, what: str
+) -> None:
+    client, started = Client(federation), {}
+    for name in ROWS:
+        before = len(computed(federation, name))
+        reader, job_id = client.follow(query_of(name, ROWS[name]))
+        assert reader.read_chunk().data.num_rows
+        [query_id] = computed(federation, name)[before:]
+        started[name] = reader, job_id, query_id
+    for name, (reader, _, query_id) in started.items():
+        if what == "leaves":
+            reader.cancel()
+        elif what == "hears of a failure":
+            Owner(federation, name).cancel(query_id)
+            with pytest.raises(pa.ArrowException, match="the query was cancelled"):
+                take(reader)
+    for name, (reader, job_id, query_id) in started.items():
+        assert eventually(partial(Owner(federation, name).has_ended, query_id), seconds=LONG)
+        job = wait_end(federation, job_id)
+        assert job["status"] == ("failed" if what == "hears of a failure" else "cancelled")
+        if what == "stands still":
+            with pytest.raises(pa.ArrowException):
+                take(reader)
+    assert eventually(lambda: not unfinished_results(federation), seconds=LONG)
+
+
+def test_what_is_taken_while_it_comes_is_what_is_kept_of_several_nodes_within_the_limit(
+    federation: LocalFederation,
+) -> None:
+    client, query = Client(federation), f"SELECT {COLUMNS} FROM synapses LIMIT 300000 SCOPE remote"
+    reader, job_id = client.follow(query)
+    found = reader.read_all()
+    assert found.num_rows == 300_000
+    readers, _ = client.ask(job_id=job_id)
+    assert pa.concat_tables([reader.read_all() for reader in readers]).equals(found)
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("SELECT COUNT(*) AS n FROM synapses", "it aggregates"),
+        ("SELECT cid FROM synapses ORDER BY cid LIMIT 5", "it is in order"),
+        ("SELECT cid FROM synapses LIMIT 5 OFFSET 5", "it leaves out the first rows"),
+    ],
+)
+def test_only_rows_that_are_passed_on_as_they_come_can_be_taken_while_they_come(
+    federation: LocalFederation, query: str, reason: str
+) -> None:
+    with pytest.raises(pa.ArrowException, match=rf"{reason} \(ask without live"):
+        Client(federation).follow(f"{query} SCOPE remote")
 
 
 @pytest.mark.parametrize("name", [NEAR, FAR])
@@ -335,7 +469,7 @@ def test_whoever_is_killed_an_answer_is_whole_or_an_error_and_nothing_half_done_
     federation.wait_answering(seconds=LONG)
     for name, job_id in jobs.items():
         job = wait_end(federation, job_id)
-        whole = job["status"] == "completed" and job["rows"] == ROWS[FAR] and job["provenance"]["complete"]
+        whole = job["status"] == "completed" and job["rows"] == SHORTER_ROWS and job["provenance"]["complete"]
         assert whole or job["status"] in ("failed", "cancelled"), (name, job)
         assert whole or job["error_code"] or job["status"] == "cancelled"
     for client in clients:
@@ -360,11 +494,11 @@ def ask_both(
 ) -> tuple[list[subprocess.Popen[bytes]], dict[str, str]]:
     """Ask both nodes at once, over HTTP or by clients of Flight; these, and the jobs by the name of the node."""
     if not through_clients:
-        return [], {name: submit(federation, name, ROWS[FAR]) for name in ROWS}
+        return [], {name: submit(federation, name, SHORTER_ROWS) for name in ROWS}
     server = federation.get("/v1/flight")
     words = [sys.executable, "-c", CLIENT, server["location"], server["certificate"], federation.token]
     before = {job["job_id"] for job in federation.get("/v1/jobs")}
-    clients = [subprocess.Popen([*words, query_of(name, ROWS[FAR])], stdout=subprocess.DEVNULL) for name in ROWS]
+    clients = [subprocess.Popen([*words, query_of(name, SHORTER_ROWS)], stdout=subprocess.DEVNULL) for name in ROWS]
     found: list[dict[str, Any]] = []
 
     def asked() -> bool:
