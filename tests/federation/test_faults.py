@@ -112,6 +112,7 @@ def test_the_engine_of_a_killed_daemon_does_not_stay_behind(one_node: LocalFeder
 
 def test_an_engine_that_crashes_is_restarted_and_the_next_query_works(one_node: LocalFederation) -> None:
     federation = one_node
+    assert federation.query(COUNT)["rows"] == [STAGE_1]  # from now on the hub knows by which way parts come
     before = len(federation.get("/v1/jobs"))
     engine = engines_of(federation.daemons["a"])[0]
     os.kill(engine, signal.SIGSTOP)

@@ -253,7 +253,7 @@ def measure(federation: LocalFederation, name: str, rows: int) -> dict[str, floa
     return above
 
 
-@pytest.mark.parametrize("name", [NEAR, FAR])
+@pytest.mark.parametrize("name", [NEAR, pytest.param(FAR, marks=pytest.mark.largest)])
 def test_memory_of_hub_and_node_stays_flat_while_5_million_rows_go_through_them_to_a_client(
     federation: LocalFederation, name: str
 ) -> None:
